@@ -1,0 +1,67 @@
+"""edgeattn: PyTorch models with multi-scale windowed attention, on Jetson, desktop GPUs and CPUs.
+
+Five functions are the main path, each from a file to a file:
+
+    graph = edgeattn.export(model, spec, "net.onnx")
+    table = edgeattn.calibrate(graph, "images/", "net.calib.json")
+    typed = edgeattn.quantize(graph, "net.int8.onnx", table=table, precision="int8")
+    plan = edgeattn.build(typed, "net.engine")
+    report = edgeattn.profile(plan)
+
+and `edgeattn.load("net.engine")` runs an engine. Importing the package imports no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgeattn.errors import EdgeAttnError
+from edgeattn.spec import AttentionSpec, HeadGroup, ImagePreprocess, InputSpec
+
+if TYPE_CHECKING:
+    from edgeattn.calibration.collect import calibrate
+    from edgeattn.calibration.quantize import quantize
+    from edgeattn.engine.build import build
+    from edgeattn.engine.load import load
+    from edgeattn.graph.export import export
+    from edgeattn.profiling.compare import compare
+    from edgeattn.profiling.profile import profile
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionSpec",
+    "EdgeAttnError",
+    "HeadGroup",
+    "ImagePreprocess",
+    "InputSpec",
+    "build",
+    "calibrate",
+    "compare",
+    "export",
+    "load",
+    "profile",
+    "quantize",
+]
+
+# Where each function lives: imported on first use, so that none drags its framework in unasked.
+_HOMES = {
+    "export": "edgeattn.graph.export",
+    "calibrate": "edgeattn.calibration.collect",
+    "quantize": "edgeattn.calibration.quantize",
+    "build": "edgeattn.engine.build",
+    "load": "edgeattn.engine.load",
+    "profile": "edgeattn.profiling.profile",
+    "compare": "edgeattn.profiling.compare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'edgeattn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,284 @@
+"""The files of the toolkit: atomic writing, hashes, and the manifest that each one carries.
+
+A manifest says what a file is, what made it, from which parents (by sha256) and with which
+options. Readers refuse what they cannot trust: an unknown format version, a wrong hash, a
+truncated file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeattn.errors import ArtifactError
+
+Kind = Literal["graph", "table", "engine", "report"]
+
+# Raised when a reader of the previous version could misread the file.
+FORMAT_VERSIONS: dict[Kind, int] = {"graph": 1, "table": 1, "engine": 1, "report": 1}
+
+_TOOLS = ("edgeattn", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The file another one was made from.
+
+    Attributes:
+        file: Its name, without the folder.
+        sha256: Hash of its content, weights included.
+    """
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a file is and where it comes from.
+
+    Attributes:
+        kind: What the file holds.
+        parents: Files it was made from, by role (`model`, `graph`, `table`, `data`).
+        target: Device or engine it was made for; empty if any.
+        options: Options it was made with.
+        report: What the step that made it found: counts, errors, decisions.
+        tools: Versions of the packages at hand when it was made.
+        files: sha256 of each file described, by name; empty in a manifest embedded in its file.
+        format_version: Version of the file format.
+    """
+
+    kind: Kind
+    parents: dict[str, Parent] = field(default_factory=dict)
+    target: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=lambda: tool_versions())
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the manifest into plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any, source: str) -> Manifest:
+        """Read a manifest from JSON values.
+
+        Args:
+            values: As `to_dict` gives them.
+            source: File they come from, for the message.
+
+        Raises:
+            ArtifactError: If they are not a manifest or of an unknown format version.
+        """
+        if not isinstance(values, dict) or values.get("kind") not in FORMAT_VERSIONS:
+            raise ArtifactError(f"{source} is not an edgeattn manifest")
+        kind = values["kind"]
+        version, known = values.get("format_version"), FORMAT_VERSIONS[kind]
+        if version != known:
+            raise ArtifactError(
+                f"{source} has format version {version}; this edgeattn reads version {known}",
+                "make the file again, or install the edgeattn that made it",
+            )
+        try:
+            parents = {role: Parent(**p) for role, p in values.get("parents", {}).items()}
+            return cls(**(values | {"parents": parents}))
+        except (TypeError, AttributeError) as err:
+            raise ArtifactError(f"{source} holds a malformed manifest: {err}") from err
+
+
+def tool_versions() -> dict[str, str]:
+    """Collect the versions of Python and of the installed packages that shape artefacts."""
+    versions = {"python": platform.python_version()}
+    for name in _TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """Hash bytes; hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hash a file; hexadecimal.
+
+    Raises:
+        ArtifactError: If the file is missing or unreadable.
+    """
+    digest = hashlib.sha256()
+    with open_for_reading(path) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def open_for_reading(path: Path) -> Iterator[Any]:
+    """Open a file to read bytes.
+
+    Raises:
+        ArtifactError: If it is missing, a folder or unreadable.
+    """
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", "check the path") from err
+    except IsADirectoryError as err:
+        raise ArtifactError(f"{path} is a folder; expected a file") from err
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be read: {err.strerror}") from err
+    with stream:
+        yield stream
+
+
+def check_writable(path: Path) -> None:
+    """Fail early, before long work, if a file could not be written.
+
+    Raises:
+        ArtifactError: If the folder is missing or not writable, or the path is a folder.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder; expected a file to write")
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no folder {folder}", "create it first")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".edgeattn-"):
+            pass
+    except OSError as err:
+        raise ArtifactError(
+            f"the folder {folder} is not writable: {err.strerror}", "choose another output"
+        ) from err
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `path` when the block ends well.
+
+    The file appears whole or not at all: it is flushed to disk and renamed. On any exception,
+    Ctrl-C included, what stood at `path` before is untouched and nothing is left beside it.
+
+    Raises:
+        ArtifactError: If the folder is missing or not writable.
+    """
+    check_writable(path)
+    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=".edgeattn-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+        temporary.replace(path)
+    except OSError as err:
+        raise ArtifactError(f"{path} could not be written: {err.strerror}") from err
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON atomically, indented, with a final newline."""
+    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file, refusing duplicate keys and NaN.
+
+    Args:
+        path: File to read.
+        what: What it should be, for the message: `a calibration table`.
+
+    Raises:
+        ArtifactError: If the file is missing or not JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(pairs)
+        if len(seen) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"the key {twice[0]!r} stands twice")
+        return seen
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a number")
+
+    with open_for_reading(path) as stream:
+        data = stream.read()
+    try:
+        return json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, UnicodeDecodeError) as err:
+        raise ArtifactError(
+            f"{path} is not {what}: {err}", "the file may be truncated; make it again"
+        ) from err
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest beside a file stands: `net.onnx` → `net.onnx.json`."""
+    return path.with_name(path.name + ".json")
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest beside a file, with the file's own hash in it."""
+    files = {path.name: sha256_of_file(path)}
+    write_json(manifest_path(path), manifest.to_dict() | {"files": files})
+
+
+def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
+    """Read the manifest beside a file and check the file against it.
+
+    Args:
+        path: The file described.
+        verify: Compare the file's hash too.
+
+    Raises:
+        ArtifactError: If either is missing or malformed, or the file is not the one described.
+    """
+    beside = manifest_path(path)
+    manifest = Manifest.from_dict(read_json(beside, "a manifest"), str(beside))
+    if verify and manifest.files.get(path.name) != sha256_of_file(path):
+        raise ArtifactError(
+            f"{path} is not the file that {beside.name} describes: their hashes differ",
+            "the file is truncated or was replaced; make it again",
+        )
+    return manifest
+
+
+def data_folder(name: str) -> Path:
+    """Find a data folder of the project: `calib` or `plugins`.
+
+    In a wheel it is inside the package, in a checkout beside it.
+
+    Raises:
+        ArtifactError: If neither holds it.
+    """
+    package = Path(__file__).parent
+    for candidate in (package.parent / name, package / "_data" / name):
+        if candidate.is_dir() and (candidate.parent != package.parent or _is_checkout(package)):
+            return candidate
+    raise ArtifactError(f"the data folder {name} is not installed", "reinstall edgeattn")
+
+
+def _is_checkout(package: Path) -> bool:
+    return (package.parent / "pyproject.toml").is_file()

@@ -1,0 +1,57 @@
+"""The errors of the toolkit: what is wrong, the value got, the value expected, and what to do.
+
+Every error that a user can cause derives from `EdgeAttnError`; the command line turns it into one
+sentence, a hint and exit code 1. Anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+
+class EdgeAttnError(Exception):
+    """A failure the user can act on.
+
+    Args:
+        message: One sentence: what is wrong, what was found, what was expected.
+        hint: What to do about it; empty if there is nothing to suggest.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class SpecError(EdgeAttnError, ValueError):
+    """An attention or input specification that contradicts itself or the tensors it meets."""
+
+
+class ModelError(EdgeAttnError, ValueError):
+    """A model that cannot be found, built or filled with the given weights."""
+
+
+class ArtifactError(EdgeAttnError, ValueError):
+    """A file that is missing, truncated, of another format version or of another parent."""
+
+
+class GraphError(EdgeAttnError, ValueError):
+    """An ONNX graph that cannot be read, exported or rewritten."""
+
+
+class DataError(EdgeAttnError, ValueError):
+    """Input data that cannot be read or does not fit the graph's inputs."""
+
+
+class TableError(EdgeAttnError, ValueError):
+    """A calibration table that is malformed or belongs to another graph."""
+
+
+class BuildError(EdgeAttnError, RuntimeError):
+    """An engine that could not be built as asked."""
+
+
+class EngineError(EdgeAttnError, RuntimeError):
+    """An engine that could not be loaded or run."""
+
+
+class MissingDependencyError(EdgeAttnError, ImportError):
+    """An optional package that this verb needs is not installed."""

@@ -1,0 +1,442 @@
+"""Specifications: what the attention operator computes and what a model's inputs look like.
+
+Plain frozen dataclasses, validated when made. They carry no tensor and import no framework, so
+that every layer of the toolkit can speak of the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from edgeattn.errors import SpecError
+
+Mode = Literal["block", "grid", "neighborhood"]
+QkvLayout = Literal["3HD", "H3D"]
+PadMode = Literal["mask", "bias_kv"]
+ShiftPadOrder = Literal["pad_then_roll", "roll_then_pad"]
+QkMode = Literal["dot", "cosine"]
+
+MODES = get_args(Mode)
+QKV_LAYOUTS = get_args(QkvLayout)
+PAD_MODES = get_args(PadMode)
+SHIFT_PAD_ORDERS = get_args(ShiftPadOrder)
+QK_MODES = get_args(QkMode)
+
+# The node's attributes in their order, with the kind of each: the one schema that the torch
+# operator and the ONNX node share.
+ATTRIBUTE_KINDS: dict[str, Literal["int", "float", "int[]"]] = {
+    "head_dim": "int",
+    "qkv_heads": "int",
+    "softmax_scale": "float",
+    "qkv_layout": "int",
+    "has_bias": "int",
+    "pad_mode": "int",
+    "shift_pad_order": "int",
+    "mask_value": "float",
+    "qk_mode": "int",
+    "group_head_offset": "int[]",
+    "group_num_heads": "int[]",
+    "group_window": "int[]",
+    "group_shift": "int[]",
+    "group_mode": "int[]",
+    "group_dilation": "int[]",
+    "group_causal": "int[]",
+    "qkv_quant_scale": "float",
+    "out_quant_scale": "float",
+}
+GROUP_ATTRIBUTES = tuple(name for name, kind in ATTRIBUTE_KINDS.items() if kind == "int[]")
+
+
+def _require(condition: bool, message: str, hint: str = "") -> None:
+    if not condition:
+        raise SpecError(message, hint)
+
+
+def _pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    _require(
+        len(pair) == 2 and all(type(v) is int and v >= minimum for v in pair),
+        f"{name} is {value!r}; expected two integers (rows, cols), each at least {minimum}",
+    )
+    return pair[0], pair[1]
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Consecutive heads that attend through windows of one size.
+
+    Args:
+        num_heads: Heads in the group.
+        window_size: `(rows, cols)` in tokens; 0 stands for the whole axis. One integer means a
+            square.
+        shift_size: `(rows, cols)`, at least 0 and below the window; block mode only.
+        head_offset: First head of the group among the `qkv_heads`; ranges of groups may overlap.
+        mode: `block` (Swin), `grid` (MaxViT) or `neighborhood` (NAT, sliding windows).
+        dilation: `(rows, cols)` stride between neighbours; neighborhood mode only.
+        causal: Keys end at the query; neighborhood mode on 1-D sequences (H = 1) only.
+
+    Raises:
+        SpecError: If a value is out of range or does not go with the mode.
+    """
+
+    num_heads: int
+    window_size: tuple[int, int]
+    shift_size: tuple[int, int] = (0, 0)
+    head_offset: int = 0
+    mode: Mode = "block"
+    dilation: tuple[int, int] = (1, 1)
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        """Normalise single integers to pairs and check every value."""
+        object.__setattr__(self, "window_size", _pair("window_size", self.window_size, 0))
+        object.__setattr__(self, "shift_size", _pair("shift_size", self.shift_size, 0))
+        object.__setattr__(self, "dilation", _pair("dilation", self.dilation, 1))
+        _require(self.mode in MODES, f"mode is {self.mode!r}; expected one of {', '.join(MODES)}")
+        _require(self.num_heads >= 1, f"num_heads is {self.num_heads}; expected at least 1")
+        _require(self.head_offset >= 0, f"head_offset is {self.head_offset}; expected at least 0")
+        for window, shift in zip(self.window_size, self.shift_size, strict=True):
+            _require(
+                shift == 0 or shift < window,
+                f"shift_size {self.shift_size} is not below window_size {self.window_size}",
+                "a window that spans the whole axis (0) has no shift",
+            )
+        if self.mode != "block":
+            _require(self.shift_size == (0, 0), f"shift_size goes with block mode, not {self.mode}")
+        if self.mode != "neighborhood":
+            _require(
+                self.dilation == (1, 1) and not self.causal,
+                f"dilation and causal go with neighborhood mode, not {self.mode}",
+            )
+        if self.causal:
+            _require(
+                self.window_size[0] in (0, 1) and self.dilation[0] == 1,
+                f"a causal group works on sequences (H = 1), not on windows {self.window_size}",
+                "use window_size (1, length)",
+            )
+
+    @property
+    def bias_entries(self) -> int:
+        """Entries of the group's relative position bias table."""
+        rows, cols = self.window_size
+        return self.num_heads * (2 * rows - 1) * (2 * cols - 1)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """One `edgeattn::MultiScaleWindowAttention` node, version 1: everything but its tensors.
+
+    Args:
+        head_dim: Channels per head, D.
+        qkv_heads: Heads in the packed projection, Hd.
+        head_groups: The groups, in the order in which their heads are concatenated.
+        softmax_scale: Factor of q·k; 0 stands for `head_dim ** -0.5`. Cosine attention uses the
+            `logit_scale` input in its place.
+        qkv_layout: Order of the packed channels: `3HD` (Swin) or `H3D` (MaxViT).
+        has_bias: A relative position bias table is an input.
+        pad_mode: Padded keys are left out (`mask`), or attend with the key and value that the
+            projection's bias gives them (`bias_kv`, an input).
+        shift_pad_order: `pad_then_roll` (torchvision, Hugging Face, mmdet) or `roll_then_pad`
+            (timm). They differ when a shifted map is not a multiple of its window.
+        mask_value: Added to the logits of tokens that a shift brought together.
+        qk_mode: `dot`, or `cosine` (Swin V2; `logit_scale` is an input).
+        qkv_quant_scale: Real value of one INT8 step of the input; 0 if it is not INT8.
+        out_quant_scale: The same for the output.
+
+    Raises:
+        SpecError: If values are out of range or contradict each other.
+    """
+
+    head_dim: int
+    qkv_heads: int
+    head_groups: tuple[HeadGroup, ...]
+    softmax_scale: float = 0.0
+    qkv_layout: QkvLayout = "3HD"
+    has_bias: bool = False
+    pad_mode: PadMode = "mask"
+    shift_pad_order: ShiftPadOrder = "pad_then_roll"
+    mask_value: float = -math.inf
+    qk_mode: QkMode = "dot"
+    qkv_quant_scale: float = 0.0
+    out_quant_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value and how they go together."""
+        object.__setattr__(self, "head_groups", tuple(self.head_groups))
+        _require(self.head_dim >= 1, f"head_dim is {self.head_dim}; expected at least 1")
+        _require(self.qkv_heads >= 1, f"qkv_heads is {self.qkv_heads}; expected at least 1")
+        _require(len(self.head_groups) >= 1, "head_groups is empty; expected at least one group")
+        for name, choices in (
+            ("qkv_layout", QKV_LAYOUTS),
+            ("pad_mode", PAD_MODES),
+            ("shift_pad_order", SHIFT_PAD_ORDERS),
+            ("qk_mode", QK_MODES),
+        ):
+            value = getattr(self, name)
+            _require(value in choices, f"{name} is {value!r}; expected {' or '.join(choices)}")
+        for name in ("softmax_scale", "qkv_quant_scale", "out_quant_scale"):
+            value = getattr(self, name)
+            _require(
+                math.isfinite(value) and value >= 0, f"{name} is {value}; expected 0 or positive"
+            )
+        _require(self.mask_value < 0, f"mask_value is {self.mask_value}; expected below 0")
+        for group in self.head_groups:
+            last = group.head_offset + group.num_heads
+            _require(
+                last <= self.qkv_heads,
+                f"a head group uses heads {group.head_offset} to {last - 1} "
+                f"of a projection with {self.qkv_heads}",
+            )
+            _require(
+                not self.has_bias or 0 not in group.window_size,
+                f"a bias table needs a fixed window, got {group.window_size}",
+                "give the window in tokens, or set has_bias to False",
+            )
+
+    @property
+    def qkv_channels(self) -> int:
+        """Channels of the packed input."""
+        return 3 * self.qkv_heads * self.head_dim
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return sum(group.num_heads for group in self.head_groups) * self.head_dim
+
+    @property
+    def bias_entries(self) -> int:
+        """Entries of the flat bias table input; 0 without one."""
+        return sum(group.bias_entries for group in self.head_groups) if self.has_bias else 0
+
+    @property
+    def effective_softmax_scale(self) -> float:
+        """The factor of q·k with the default filled in."""
+        return self.softmax_scale or self.head_dim**-0.5
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the node's inputs in their order: those that the attributes call for."""
+        names = ["qkv"]
+        if self.has_bias:
+            names.append("bias_table")
+        if self.pad_mode == "bias_kv":
+            names.append("pad_kv")
+        if self.qk_mode == "cosine":
+            names.append("logit_scale")
+        return tuple(names)
+
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs beside `qkv`."""
+        shapes = {
+            "bias_table": (self.bias_entries,),
+            "pad_kv": (2 * self.qkv_heads * self.head_dim,),
+            "logit_scale": (self.qkv_heads,),
+        }
+        return {name: shapes[name] for name in self.input_names if name != "qkv"}
+
+    def to_attributes(self) -> dict[str, int | float | list[int]]:
+        """Flatten to the node's attributes, in the order of `ATTRIBUTE_KINDS`."""
+        groups = self.head_groups
+        return {
+            "head_dim": self.head_dim,
+            "qkv_heads": self.qkv_heads,
+            "softmax_scale": float(self.softmax_scale),
+            "qkv_layout": QKV_LAYOUTS.index(self.qkv_layout),
+            "has_bias": int(self.has_bias),
+            "pad_mode": PAD_MODES.index(self.pad_mode),
+            "shift_pad_order": SHIFT_PAD_ORDERS.index(self.shift_pad_order),
+            "mask_value": float(self.mask_value),
+            "qk_mode": QK_MODES.index(self.qk_mode),
+            "group_head_offset": [g.head_offset for g in groups],
+            "group_num_heads": [g.num_heads for g in groups],
+            "group_window": [v for g in groups for v in g.window_size],
+            "group_shift": [v for g in groups for v in g.shift_size],
+            "group_mode": [MODES.index(g.mode) for g in groups],
+            "group_dilation": [v for g in groups for v in g.dilation],
+            "group_causal": [int(g.causal) for g in groups],
+            "qkv_quant_scale": float(self.qkv_quant_scale),
+            "out_quant_scale": float(self.out_quant_scale),
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> AttentionSpec:
+        """Read a spec back from a node's attributes.
+
+        Args:
+            attributes: As `to_attributes` gives them; those with a default may be missing.
+
+        Raises:
+            SpecError: If one is missing, unknown, of the wrong length or out of range.
+        """
+        given = dict(attributes)
+        for name in ("head_dim", "qkv_heads", "group_num_heads", "group_window"):
+            _require(name in given, f"the attention node has no attribute {name}")
+        count = len(given["group_num_heads"])
+        flat = {
+            "group_head_offset": [0] * count,
+            "group_shift": [0] * (2 * count),
+            "group_mode": [0] * count,
+            "group_dilation": [1] * (2 * count),
+            "group_causal": [0] * count,
+        }
+        flat.update({name: list(given.pop(name)) for name in GROUP_ATTRIBUTES if name in given})
+        for name, values in flat.items():
+            per_group = 2 if name in ("group_window", "group_shift", "group_dilation") else 1
+            _require(
+                len(values) == per_group * count,
+                f"attribute {name} has {len(values)} entries; expected {per_group * count} "
+                f"for {count} head groups",
+            )
+
+        def choice(name: str, index: int, choices: Sequence[str]) -> Any:
+            _require(
+                0 <= index < len(choices), f"{name} is {index}; expected 0 to {len(choices) - 1}"
+            )
+            return choices[index]
+
+        def pair(name: str, g: int) -> tuple[int, int]:
+            return flat[name][2 * g], flat[name][2 * g + 1]
+
+        groups = tuple(
+            HeadGroup(
+                num_heads=flat["group_num_heads"][g],
+                window_size=pair("group_window", g),
+                shift_size=pair("group_shift", g),
+                head_offset=flat["group_head_offset"][g],
+                mode=choice("group_mode", flat["group_mode"][g], MODES),
+                dilation=pair("group_dilation", g),
+                causal=bool(flat["group_causal"][g]),
+            )
+            for g in range(count)
+        )
+        values: dict[str, Any] = {
+            "head_dim": given.pop("head_dim"),
+            "qkv_heads": given.pop("qkv_heads"),
+            "has_bias": bool(given.pop("has_bias", 0)),
+            "qkv_layout": choice("qkv_layout", given.pop("qkv_layout", 0), QKV_LAYOUTS),
+            "pad_mode": choice("pad_mode", given.pop("pad_mode", 0), PAD_MODES),
+            "shift_pad_order": choice(
+                "shift_pad_order", given.pop("shift_pad_order", 0), SHIFT_PAD_ORDERS
+            ),
+            "qk_mode": choice("qk_mode", given.pop("qk_mode", 0), QK_MODES),
+        }
+        for name in ("softmax_scale", "mask_value", "qkv_quant_scale", "out_quant_scale"):
+            if name in given:
+                values[name] = float(given.pop(name))
+        _require(not given, f"the attention node has unknown attributes: {', '.join(given)}")
+        return cls(head_groups=groups, **values)
+
+
+def head_groups_from_windows(
+    num_heads: int,
+    windows: Sequence[int | tuple[int, int]],
+    *,
+    shifted: bool = False,
+    mode: Mode = "block",
+) -> tuple[HeadGroup, ...]:
+    """Split heads over window sizes, disjoint and as evenly as they go, first groups larger.
+
+    Args:
+        num_heads: Heads to share out.
+        windows: Window sizes, one per group; at most `num_heads`.
+        shifted: Shift each window by half of it (block mode).
+        mode: Mode of every group.
+
+    Returns:
+        One group per window size: 3 heads over windows 4, 8 give 2 and 1 heads.
+
+    Raises:
+        SpecError: If there are more windows than heads.
+    """
+    _require(
+        1 <= len(windows) <= num_heads,
+        f"{num_heads} heads cannot be shared out over {len(windows)} windows",
+    )
+    share, extra = divmod(num_heads, len(windows))
+    groups, offset = [], 0
+    for g, window in enumerate(windows):
+        size = _pair("window_size", window, 0)
+        count = share + (g < extra)
+        shift = (size[0] // 2, size[1] // 2) if shifted else (0, 0)
+        groups.append(HeadGroup(count, size, shift, head_offset=offset, mode=mode))
+        offset += count
+    return tuple(groups)
+
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class ImagePreprocess:
+    """How an image file becomes a model input: resize, centre crop, scale, normalise.
+
+    Args:
+        mean: Per channel, in units of [0, 1]; its length (1 or 3) is the number of channels.
+        std: Per channel, in units of [0, 1].
+        resize: Length of the shorter side in pixels before the crop; 0 keeps the image's size.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int = 0
+
+    def __post_init__(self) -> None:
+        """Check lengths and ranges."""
+        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        _require(
+            len(self.mean) == len(self.std) and len(self.mean) in (1, 3),
+            f"mean has {len(self.mean)} values and std {len(self.std)}; expected 1 or 3 of each",
+        )
+        _require(all(s > 0 for s in self.std), f"std is {self.std}; expected positive values")
+        _require(self.resize >= 0, f"resize is {self.resize}; expected 0 or a length in pixels")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Name, shape and type of one model input.
+
+    Args:
+        shape: Sizes; in a dynamic graph a dimension may be a name such as `batch`.
+        name: Name of the tensor in the graph.
+        dtype: numpy name of the element type.
+        preprocess: How image files become this input; `None` if it is not an image.
+    """
+
+    shape: tuple[Dim, ...]
+    name: str = "input"
+    dtype: str = "float32"
+    preprocess: ImagePreprocess | None = None
+
+    def __post_init__(self) -> None:
+        """Check name, shape and type."""
+        object.__setattr__(self, "shape", tuple(self.shape))
+        _require(bool(self.name), "an input has an empty name")
+        for dim in self.shape:
+            _require(
+                (isinstance(dim, str) and dim != "") or (type(dim) is int and dim >= 1),
+                f"input {self.name} has the shape {self.shape}; expected positive sizes",
+            )
+        known = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "bool")
+        _require(
+            self.dtype in known,
+            f"input {self.name} has the type {self.dtype}; expected one of {', '.join(known)}",
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> InputSpec:
+        """Read the command line's `NAME:1x3x224x224`.
+
+        Raises:
+            SpecError: If the text has another form.
+        """
+        name, colon, dims = text.rpartition(":")
+        sizes = dims.split("x")
+        _require(
+            bool(colon) and bool(name) and all(s.isdigit() and int(s) > 0 for s in sizes),
+            f"input {text!r} is not of the form NAME:1x3x224x224",
+        )
+        return cls(tuple(int(s) for s in sizes), name)
