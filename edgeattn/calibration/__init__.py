@@ -1,0 +1,1 @@
+"""Calibration and quantization: observe activations, choose scales, type the graph."""

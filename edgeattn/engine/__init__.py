@@ -1,0 +1,1 @@
+"""Engines: build a plan from a typed graph, load it, run it."""

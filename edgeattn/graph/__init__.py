@@ -1,0 +1,1 @@
+"""ONNX graphs: the operator node, export, rewriting and files."""

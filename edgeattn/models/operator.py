@@ -120,9 +120,10 @@ def _attention_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
 
     def forward(*present: Tensor) -> Tensor:
         given = iter(present)
-        return _reference(*(None if t is None else next(given) for t in inputs[:4]), spec)
+        qkv, *rest = (None if t is None else next(given) for t in inputs[:4])
+        return _reference(qkv, *rest, spec)  # type: ignore[arg-type]
 
-    _, vjp = torch.func.vjp(forward, *_present(inputs))
+    vjp = torch.func.vjp(forward, *_present(inputs))[1]
     return [g.contiguous() for g in vjp(grad)]
 
 

@@ -1,0 +1,1 @@
+"""Measuring engines: latency, environment, accuracy against another engine."""

@@ -1,0 +1,186 @@
+"""ONNX files: reading them with a clear refusal, writing them whole, hashing them with weights.
+
+A graph larger than protobuf's 2 GB keeps its weights in one file beside it, `NAME.onnx.data`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_model,
+    uses_external_data,
+)
+
+from edgeattn.artifacts import (
+    Manifest,
+    atomic_path,
+    open_for_reading,
+    sha256_of_file,
+    write_manifest,
+)
+from edgeattn.errors import ArtifactError, GraphError
+from edgeattn.spec import ImagePreprocess, InputSpec
+
+MANIFEST_KEY = "edgeattn.manifest"
+
+# Protobuf refuses messages of 2 GiB; the rest of the graph needs some room.
+MAX_INLINE_BYTES = 2_000_000_000
+
+
+def load_graph(path: Path | str) -> onnx.ModelProto:
+    """Read an ONNX file with its weights.
+
+    Raises:
+        ArtifactError: If the file or its external data is missing.
+        GraphError: If it is not a whole ONNX graph.
+    """
+    path = Path(path)
+    model = _parse(path)
+    try:
+        load_external_data_for_model(model, str(path.absolute().parent))
+    except FileNotFoundError as err:
+        raise ArtifactError(f"the weights of {path} are missing: {err}") from err
+    except Exception as err:  # onnx raises its own and built-in types for a bad location or size
+        raise GraphError(f"the weights of {path} cannot be read: {err}") from err
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    with open_for_reading(path) as stream:
+        data = stream.read()
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError as err:
+        raise GraphError(
+            f"{path} is not a whole ONNX file: {err}", "it may be truncated; export it again"
+        ) from err
+    if not model.graph.node or not model.opset_import:
+        raise GraphError(f"{path} is not an ONNX graph: it has no node or names no opset")
+    return model
+
+
+def save_graph(model: onnx.ModelProto, path: Path | str, manifest: Manifest) -> Path:
+    """Write a graph with its manifest inside and beside it.
+
+    Weights go to `NAME.onnx.data` if the file would pass protobuf's limit. Each file appears
+    whole or not at all.
+
+    Raises:
+        ArtifactError: If the folder is not writable.
+    """
+    path = Path(path)
+    onnx.helper.set_model_props(model, _props(model) | {MANIFEST_KEY: _dump(manifest)})
+    data_path = path.with_name(path.name + ".data")
+    if model.ByteSize() > MAX_INLINE_BYTES:
+        with atomic_path(data_path) as temporary, temporary.open("wb") as stream:
+            _move_weights(model, stream, data_path.name)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    write_manifest(path, manifest)
+    return path
+
+
+def _move_weights(model: onnx.ModelProto, stream: Any, location: str) -> None:
+    """Write the raw data of large weights to a stream, leaving references in the graph."""
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < 1024:
+            continue
+        offset = -(-stream.tell() // 4096) * 4096  # readers map the file; pages are 4 KiB
+        stream.seek(offset)
+        stream.write(tensor.raw_data)
+        length = len(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", offset), ("length", length)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+
+
+def graph_sha256(path: Path | str) -> str:
+    """Hash an ONNX file with its external weights.
+
+    Raises:
+        ArtifactError: If a file is missing.
+        GraphError: If it is not a whole ONNX graph.
+    """
+    path = Path(path)
+    external = sorted(
+        {
+            ExternalDataInfo(t).location
+            for t in _parse(path).graph.initializer
+            if uses_external_data(t)
+        }
+    )
+    if not external:
+        return sha256_of_file(path)
+    digest = hashlib.sha256(sha256_of_file(path).encode())
+    for location in external:
+        digest.update(sha256_of_file(path.parent / location).encode())
+    return digest.hexdigest()
+
+
+def embedded_manifest(model: onnx.ModelProto, source: str) -> Manifest | None:
+    """Read the manifest inside a graph; `None` if the toolkit did not write the graph.
+
+    Raises:
+        ArtifactError: If it is malformed or of an unknown format version.
+    """
+    text = _props(model).get(MANIFEST_KEY)
+    if text is None:
+        return None
+    try:
+        return Manifest.from_dict(json.loads(text), source)
+    except ValueError as err:
+        if isinstance(err, ArtifactError):
+            raise
+        raise ArtifactError(f"{source} holds a malformed manifest: {err}") from err
+
+
+def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    """Describe the graph's inputs, with the preprocessing that its manifest names."""
+    manifest = embedded_manifest(model, "the graph")
+    described = manifest.options.get("inputs", []) if manifest else []
+    preprocess = {
+        entry["name"]: ImagePreprocess(**entry["preprocess"])
+        for entry in described
+        if entry.get("preprocess")
+    }
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return tuple(
+        InputSpec(value_shape(value), value.name, value_dtype(value), preprocess.get(value.name))
+        for value in model.graph.input
+        if value.name not in weights
+    )
+
+
+def value_shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    """Shape of a graph input or output; unnamed unknown sizes are called `dim0`, `dim1`."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or f"dim{i}")
+        for i, d in enumerate(dims)
+    )
+
+
+def value_dtype(value: onnx.ValueInfoProto) -> str:
+    """Name in numpy of the element type of a graph input or output."""
+    element = value.type.tensor_type.elem_type
+    if element == onnx.TensorProto.BFLOAT16:
+        return "bfloat16"
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)).name
+
+
+def _props(model: onnx.ModelProto) -> dict[str, str]:
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def _dump(manifest: Manifest) -> str:
+    return json.dumps(manifest.to_dict(), sort_keys=True, allow_nan=False)
