@@ -1,1 +1,1 @@
-"""Models built on multi-scale windowed self-attention; the only package that needs torch at import."""
+"""Models built on multi-scale windowed self-attention; the one package that imports torch."""
