@@ -168,7 +168,7 @@ class MultiScaleWindowAttention(nn.Module):
         if self.spec.pad_mode == "mask":
             return None
         channels = self.spec.qkv_heads * self.spec.head_dim
-        bias = self.qkv.bias
+        bias: Tensor | None = self.qkv.bias
         if bias is None:
             return self.qkv.weight.new_zeros(2 * channels)
         if self.spec.qkv_layout == "H3D":
