@@ -24,12 +24,13 @@ class Mlp(nn.Module):
     Args:
         dim: Channels, C.
         hidden_dim: Channels between the two layers.
+        gelu_approximation: `none` or `tanh`.
     """
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, gelu_approximation: str = "none") -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
+        self.act = nn.GELU(approximate=gelu_approximation)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,6 +77,8 @@ class TransformerBlock(nn.Module):
         mlp_ratio: Hidden channels of the MLP per channel.
         norm_placement: `pre` or `res_post`.
         drop_path: Share of the samples that skip a branch while training.
+        norm_eps: Added to the variance in the norms.
+        gelu_approximation: `none` or `tanh` (models that come from TensorFlow).
 
     Raises:
         ModelError: If `norm_placement` is unknown or `drop_path` is out of range.
@@ -88,6 +91,9 @@ class TransformerBlock(nn.Module):
         mlp_ratio: float = 4.0,
         norm_placement: NormPlacement = "pre",
         drop_path: float = 0.0,
+        *,
+        norm_eps: float = 1e-5,
+        gelu_approximation: str = "none",
     ) -> None:
         super().__init__()
         choices = get_args(NormPlacement)
@@ -96,10 +102,10 @@ class TransformerBlock(nn.Module):
                 f"norm_placement is {norm_placement!r}; expected {' or '.join(choices)}"
             )
         self.norm_placement = norm_placement
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attention = attention
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), gelu_approximation)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
