@@ -1,0 +1,106 @@
+"""What the verbs print to stdout: one JSON object, or tables and fields for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+# Wide enough for a path: a pipe has no width, and a wrapped line is hard to grep.
+_PIPE_WIDTH = 400
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print one JSON object; NaN and infinity, which JSON lacks, become null."""
+    click.echo(json.dumps(_finite(values), indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; columns that hold numbers alone are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for c, column in enumerate(columns):
+        numbers = all(_is_number(row[c]) for row in rows)
+        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    click.echo("\n".join(line for line in lines if line))
+
+
+def print_fields(values: Mapping[str, Any], indent: int = 0) -> None:
+    """Print names and values, one a line, those of inner mappings further in."""
+    width = max((len(name) for name in values), default=0)
+    for name, value in values.items():
+        margin = " " * indent
+        if isinstance(value, Mapping) and value:
+            click.echo(f"{margin}{name}")
+            print_fields(value, indent + 2)
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            click.echo(f"{margin}{name}")
+            for entry in value:
+                line = ", ".join(f"{key} {_plain(cell)}" for key, cell in entry.items())
+                click.echo(f"{margin}  {line}")
+        else:
+            click.echo(f"{margin}{name:<{width}}  {_plain(value)}".rstrip())
+
+
+def size(num_bytes: int) -> str:
+    """Write a size for people: `1.4 MiB`."""
+    value, unit = float(num_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def count(number: float) -> str:
+    """Write a large count for people: `28.3 M`."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def shape(dims: Iterable[int | str]) -> str:
+    """Write a shape as the command line reads it: `1x3x224x224`."""
+    return "x".join(str(dim) for dim in dims)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(entry) for entry in value) or "none"
+    if isinstance(value, Mapping):
+        return "none" if not value else json.dumps(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return bool(cell) and cell[0] in "-0123456789" and all(c in "-0123456789., kMG%" for c in cell)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
