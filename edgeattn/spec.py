@@ -7,8 +7,10 @@ that every layer of the toolkit can speak of the same thing.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from edgeattn.errors import SpecError
@@ -47,7 +49,6 @@ ATTRIBUTE_KINDS: dict[str, Literal["int", "float", "int[]"]] = {
     "qkv_quant_scale": "float",
     "out_quant_scale": "float",
 }
-GROUP_ATTRIBUTES = tuple(name for name, kind in ATTRIBUTE_KINDS.items() if kind == "int[]")
 
 
 def _require(condition: bool, message: str, hint: str = "") -> None:
@@ -55,13 +56,36 @@ def _require(condition: bool, message: str, hint: str = "") -> None:
         raise SpecError(message, hint)
 
 
+def _as_int(value: Any) -> int | None:
+    """Turn an integer of any library into Python's; `None` for anything else, booleans too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _integer(name: str, value: Any, minimum: int) -> int:
+    number = _as_int(value)
+    if number is None or number < minimum:
+        raise SpecError(f"{name} is {value!r}; expected an integer of at least {minimum}")
+    return number
+
+
 def _pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    items = tuple(value) if isinstance(value, Sequence) else (value, value)
+    pair = [number for v in items if (number := _as_int(v)) is not None and number >= minimum]
     _require(
-        len(pair) == 2 and all(type(v) is int and v >= minimum for v in pair),
+        len(items) == len(pair) == 2,
         f"{name} is {value!r}; expected two integers (rows, cols), each at least {minimum}",
     )
     return pair[0], pair[1]
+
+
+def _finite(name: str, value: Any) -> float:
+    number = float(value) if isinstance(value, Real) else math.nan
+    if math.isfinite(number) and number >= 0:
+        return number
+    raise SpecError(f"{name} is {value!r}; expected 0 or a positive number")
 
 
 @dataclass(frozen=True)
@@ -96,8 +120,8 @@ class HeadGroup:
         object.__setattr__(self, "shift_size", _pair("shift_size", self.shift_size, 0))
         object.__setattr__(self, "dilation", _pair("dilation", self.dilation, 1))
         _require(self.mode in MODES, f"mode is {self.mode!r}; expected one of {', '.join(MODES)}")
-        _require(self.num_heads >= 1, f"num_heads is {self.num_heads}; expected at least 1")
-        _require(self.head_offset >= 0, f"head_offset is {self.head_offset}; expected at least 0")
+        object.__setattr__(self, "num_heads", _integer("num_heads", self.num_heads, 1))
+        object.__setattr__(self, "head_offset", _integer("head_offset", self.head_offset, 0))
         for window, shift in zip(self.window_size, self.shift_size, strict=True):
             _require(
                 shift == 0 or shift < window,
@@ -165,10 +189,15 @@ class AttentionSpec:
 
     def __post_init__(self) -> None:
         """Check every value and how they go together."""
+        object.__setattr__(self, "head_dim", _integer("head_dim", self.head_dim, 1))
+        object.__setattr__(self, "qkv_heads", _integer("qkv_heads", self.qkv_heads, 1))
+        _require(
+            isinstance(self.head_groups, Sequence)
+            and len(self.head_groups) >= 1
+            and all(isinstance(group, HeadGroup) for group in self.head_groups),
+            f"head_groups is {self.head_groups!r}; expected a sequence of at least one HeadGroup",
+        )
         object.__setattr__(self, "head_groups", tuple(self.head_groups))
-        _require(self.head_dim >= 1, f"head_dim is {self.head_dim}; expected at least 1")
-        _require(self.qkv_heads >= 1, f"qkv_heads is {self.qkv_heads}; expected at least 1")
-        _require(len(self.head_groups) >= 1, "head_groups is empty; expected at least one group")
         for name, choices in (
             ("qkv_layout", QKV_LAYOUTS),
             ("pad_mode", PAD_MODES),
@@ -178,11 +207,12 @@ class AttentionSpec:
             value = getattr(self, name)
             _require(value in choices, f"{name} is {value!r}; expected {' or '.join(choices)}")
         for name in ("softmax_scale", "qkv_quant_scale", "out_quant_scale"):
-            value = getattr(self, name)
-            _require(
-                math.isfinite(value) and value >= 0, f"{name} is {value}; expected 0 or positive"
-            )
-        _require(self.mask_value < 0, f"mask_value is {self.mask_value}; expected below 0")
+            object.__setattr__(self, name, _finite(name, getattr(self, name)))
+        _require(
+            isinstance(self.mask_value, Real) and self.mask_value < 0,
+            f"mask_value is {self.mask_value!r}; expected a number below 0",
+        )
+        object.__setattr__(self, "mask_value", float(self.mask_value))
         for group in self.head_groups:
             last = group.head_offset + group.num_heads
             _require(
@@ -243,12 +273,12 @@ class AttentionSpec:
         return {
             "head_dim": self.head_dim,
             "qkv_heads": self.qkv_heads,
-            "softmax_scale": float(self.softmax_scale),
+            "softmax_scale": self.softmax_scale,
             "qkv_layout": QKV_LAYOUTS.index(self.qkv_layout),
             "has_bias": int(self.has_bias),
             "pad_mode": PAD_MODES.index(self.pad_mode),
             "shift_pad_order": SHIFT_PAD_ORDERS.index(self.shift_pad_order),
-            "mask_value": float(self.mask_value),
+            "mask_value": self.mask_value,
             "qk_mode": QK_MODES.index(self.qk_mode),
             "group_head_offset": [g.head_offset for g in groups],
             "group_num_heads": [g.num_heads for g in groups],
@@ -257,8 +287,8 @@ class AttentionSpec:
             "group_mode": [MODES.index(g.mode) for g in groups],
             "group_dilation": [v for g in groups for v in g.dilation],
             "group_causal": [int(g.causal) for g in groups],
-            "qkv_quant_scale": float(self.qkv_quant_scale),
-            "out_quant_scale": float(self.out_quant_scale),
+            "qkv_quant_scale": self.qkv_quant_scale,
+            "out_quant_scale": self.out_quant_scale,
         }
 
     @classmethod
@@ -271,63 +301,78 @@ class AttentionSpec:
         Raises:
             SpecError: If one is missing, unknown, of the wrong length or out of range.
         """
-        given = dict(attributes)
+        unknown = sorted(attributes.keys() - ATTRIBUTE_KINDS.keys())
+        _require(not unknown, f"the attention node has unknown attributes: {', '.join(unknown)}")
         for name in ("head_dim", "qkv_heads", "group_num_heads", "group_window"):
-            _require(name in given, f"the attention node has no attribute {name}")
-        count = len(given["group_num_heads"])
-        flat = {
-            "group_head_offset": [0] * count,
-            "group_shift": [0] * (2 * count),
-            "group_mode": [0] * count,
-            "group_dilation": [1] * (2 * count),
-            "group_causal": [0] * count,
-        }
-        flat.update({name: list(given.pop(name)) for name in GROUP_ATTRIBUTES if name in given})
-        for name, values in flat.items():
-            per_group = 2 if name in ("group_window", "group_shift", "group_dilation") else 1
+            _require(name in attributes, f"the attention node has no attribute {name}")
+        for name, value in attributes.items():
+            kind = ATTRIBUTE_KINDS[name]
             _require(
-                len(values) == per_group * count,
-                f"attribute {name} has {len(values)} entries; expected {per_group * count} "
+                _is_of_kind(value, kind),
+                f"attribute {name} is {value!r}; expected {_KIND_NAMES[kind]}",
+            )
+        count = len(attributes["group_num_heads"])
+
+        def per_group(name: str, default: int, length: int = 1) -> list[Any]:
+            values = attributes.get(name, [default] * (count * length))
+            _require(
+                len(values) == count * length,
+                f"attribute {name} has {len(values)} entries; expected {count * length} "
                 f"for {count} head groups",
             )
+            return values if length == 1 else list(zip(values[::2], values[1::2], strict=True))
 
-        def choice(name: str, index: int, choices: Sequence[str]) -> Any:
+        def choice(name: str, index: int, choices: Sequence[Any]) -> Any:
             _require(
                 0 <= index < len(choices), f"{name} is {index}; expected 0 to {len(choices) - 1}"
             )
             return choices[index]
 
-        def pair(name: str, g: int) -> tuple[int, int]:
-            return flat[name][2 * g], flat[name][2 * g + 1]
+        def chosen(name: str, choices: Sequence[Any]) -> Any:
+            return choice(name, attributes.get(name, 0), choices)
 
         groups = tuple(
             HeadGroup(
-                num_heads=flat["group_num_heads"][g],
-                window_size=pair("group_window", g),
-                shift_size=pair("group_shift", g),
-                head_offset=flat["group_head_offset"][g],
-                mode=choice("group_mode", flat["group_mode"][g], MODES),
-                dilation=pair("group_dilation", g),
-                causal=bool(flat["group_causal"][g]),
+                num_heads,
+                window,
+                shift,
+                offset,
+                choice("group_mode", mode, MODES),
+                dilation,
+                choice("group_causal", causal, (False, True)),
             )
-            for g in range(count)
+            for num_heads, window, shift, offset, mode, dilation, causal in zip(
+                per_group("group_num_heads", 1),
+                per_group("group_window", 0, 2),
+                per_group("group_shift", 0, 2),
+                per_group("group_head_offset", 0),
+                per_group("group_mode", 0),
+                per_group("group_dilation", 1, 2),
+                per_group("group_causal", 0),
+                strict=True,
+            )
         )
-        values: dict[str, Any] = {
-            "head_dim": given.pop("head_dim"),
-            "qkv_heads": given.pop("qkv_heads"),
-            "has_bias": bool(given.pop("has_bias", 0)),
-            "qkv_layout": choice("qkv_layout", given.pop("qkv_layout", 0), QKV_LAYOUTS),
-            "pad_mode": choice("pad_mode", given.pop("pad_mode", 0), PAD_MODES),
-            "shift_pad_order": choice(
-                "shift_pad_order", given.pop("shift_pad_order", 0), SHIFT_PAD_ORDERS
-            ),
-            "qk_mode": choice("qk_mode", given.pop("qk_mode", 0), QK_MODES),
-        }
-        for name in ("softmax_scale", "mask_value", "qkv_quant_scale", "out_quant_scale"):
-            if name in given:
-                values[name] = float(given.pop(name))
-        _require(not given, f"the attention node has unknown attributes: {', '.join(given)}")
-        return cls(head_groups=groups, **values)
+        floats = ("softmax_scale", "mask_value", "qkv_quant_scale", "out_quant_scale")
+        return cls(
+            attributes["head_dim"],
+            attributes["qkv_heads"],
+            groups,
+            qkv_layout=chosen("qkv_layout", QKV_LAYOUTS),
+            has_bias=chosen("has_bias", (False, True)),
+            pad_mode=chosen("pad_mode", PAD_MODES),
+            shift_pad_order=chosen("shift_pad_order", SHIFT_PAD_ORDERS),
+            qk_mode=chosen("qk_mode", QK_MODES),
+            **{name: attributes[name] for name in floats if name in attributes},
+        )
+
+
+_KIND_NAMES = {"int": "an integer", "float": "a number", "int[]": "a list of integers"}
+
+
+def _is_of_kind(value: Any, kind: str) -> bool:
+    if kind == "int[]":
+        return isinstance(value, (list, tuple)) and all(_as_int(v) is not None for v in value)
+    return isinstance(value, Real) if kind == "float" else _as_int(value) is not None
 
 
 def head_groups_from_windows(
@@ -349,8 +394,9 @@ def head_groups_from_windows(
         One group per window size: 3 heads over windows 4, 8 give 2 and 1 heads.
 
     Raises:
-        SpecError: If there are more windows than heads.
+        SpecError: If there are more windows than heads, or none.
     """
+    num_heads = _integer("num_heads", num_heads, 1)
     _require(
         1 <= len(windows) <= num_heads,
         f"{num_heads} heads cannot be shared out over {len(windows)} windows",
@@ -391,8 +437,14 @@ class ImagePreprocess:
             len(self.mean) == len(self.std) and len(self.mean) in (1, 3),
             f"mean has {len(self.mean)} values and std {len(self.std)}; expected 1 or 3 of each",
         )
-        _require(all(s > 0 for s in self.std), f"std is {self.std}; expected positive values")
-        _require(self.resize >= 0, f"resize is {self.resize}; expected 0 or a length in pixels")
+        _require(
+            all(math.isfinite(m) for m in self.mean), f"mean is {self.mean}; expected finite values"
+        )
+        _require(
+            all(math.isfinite(s) and s > 0 for s in self.std),
+            f"std is {self.std}; expected finite positive values",
+        )
+        object.__setattr__(self, "resize", _integer("resize", self.resize, 0))
 
 
 @dataclass(frozen=True)
@@ -413,8 +465,12 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         """Check name, shape and type."""
-        object.__setattr__(self, "shape", tuple(self.shape))
         _require(bool(self.name), "an input has an empty name")
+        _require(
+            isinstance(self.shape, Sequence) and not isinstance(self.shape, str),
+            f"input {self.name} has the shape {self.shape!r}; expected a sequence of sizes",
+        )
+        object.__setattr__(self, "shape", tuple(self.shape))
         for dim in self.shape:
             _require(
                 (isinstance(dim, str) and dim != "") or (type(dim) is int and dim >= 1),
@@ -436,7 +492,7 @@ class InputSpec:
         name, colon, dims = text.rpartition(":")
         sizes = dims.split("x")
         _require(
-            bool(colon) and bool(name) and all(s.isdigit() and int(s) > 0 for s in sizes),
+            bool(colon) and bool(name) and all(s.isdecimal() and int(s) > 0 for s in sizes),
             f"input {text!r} is not of the form NAME:1x3x224x224",
         )
         return cls(tuple(int(s) for s in sizes), name)

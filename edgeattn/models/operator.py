@@ -28,6 +28,8 @@ from edgeattn.spec import ATTRIBUTE_KINDS, AttentionSpec, HeadGroup
 _windows = functools.lru_cache(maxsize=64)(map_windows)
 _neighbors = functools.lru_cache(maxsize=64)(map_neighbors)
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def multi_scale_window_attention(
     qkv: Tensor,
@@ -53,7 +55,8 @@ def multi_scale_window_attention(
         `[B, H, W, spec.out_channels]` of the type of `qkv`: the groups' heads in their order.
 
     Raises:
-        SpecError: If a tensor is missing, superfluous or of the wrong shape.
+        SpecError: If a tensor is missing, superfluous or of the wrong shape or type, or if the
+            spec is of the INT8 form, which exists in lowered graphs only.
     """
     tensors = {"bias_table": bias_table, "pad_kv": pad_kv, "logit_scale": logit_scale}
     _check_tensors(qkv, tensors, spec)
@@ -67,6 +70,15 @@ def _check_tensors(qkv: Tensor, tensors: dict[str, Tensor | None], spec: Attenti
         raise SpecError(
             f"qkv has the shape {list(qkv.shape)}; expected [B, H, W, {spec.qkv_channels}] for "
             f"{spec.qkv_heads} heads of {spec.head_dim} channels"
+        )
+    if qkv.shape[1] == 0 or qkv.shape[2] == 0:
+        raise SpecError(f"qkv has the shape {list(qkv.shape)}; expected at least one token")
+    if qkv.dtype not in _DTYPES:
+        raise SpecError(f"qkv is of type {qkv.dtype}; expected a floating point type")
+    if spec.qkv_quant_scale or spec.out_quant_scale:
+        raise SpecError(
+            "the attention has INT8 quantization scales; in PyTorch it takes floating point only",
+            "leave qkv_quant_scale and out_quant_scale at 0",
         )
     if any(group.causal for group in spec.head_groups) and qkv.shape[1] != 1:
         raise SpecError(f"a causal head group works on sequences (H = 1), got H = {qkv.shape[1]}")
@@ -101,7 +113,8 @@ def _attention(
     logit_scale: Tensor | None,
     *attributes: Any,
 ) -> Tensor:
-    return _reference(qkv, bias_table, pad_kv, logit_scale, _spec_of(attributes))
+    with _without_autocast(qkv):
+        return _reference(qkv, bias_table, pad_kv, logit_scale, _spec_of(attributes))
 
 
 @_attention.register_fake
@@ -118,13 +131,14 @@ def _attention_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     """Recompute the forward pass and differentiate it: one gradient per tensor that is there."""
     spec = _spec_of(inputs[4:])
 
-    def forward(*present: Tensor) -> Tensor:
+    def forward(qkv: Tensor, *present: Tensor) -> Tensor:
         given = iter(present)
-        qkv, *rest = (None if t is None else next(given) for t in inputs[:4])
-        return _reference(qkv, *rest, spec)  # type: ignore[arg-type]
+        bias_table, pad_kv, logit_scale = (None if t is None else next(given) for t in inputs[1:4])
+        return _reference(qkv, bias_table, pad_kv, logit_scale, spec)
 
-    vjp = torch.func.vjp(forward, *_present(inputs))[1]
-    return [g.contiguous() for g in vjp(grad)]
+    with _without_autocast(grad):
+        vjp = torch.func.vjp(forward, *_present(inputs))[1]
+        return [g.contiguous() for g in vjp(grad)]
 
 
 @_attention_backward.register_fake
@@ -151,6 +165,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _attention.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _without_autocast(tensor: Tensor) -> torch.autocast:
+    """Keep a caller's autocast out: it would take the float32 products to half precision."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _reference(
@@ -196,7 +215,9 @@ def _reference(
             )
         )
     out = torch.cat(outputs, dim=1)  # [B, heads, H*W, D]
-    return out.transpose(1, 2).reshape(batch, height, width, -1).to(qkv.dtype)
+    out = out.transpose(1, 2).reshape(batch, height, width, spec.out_channels)
+    # With one channel per head the reshape is a view with the strides of the transpose.
+    return out.contiguous().to(qkv.dtype)
 
 
 def _attend_windows(

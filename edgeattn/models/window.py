@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from edgeattn.errors import SpecError
 from edgeattn.spec import HeadGroup, ShiftPadOrder
 
 PAD = -1
@@ -172,10 +173,10 @@ def map_neighbors(height: int, width: int, group: HeadGroup) -> MapNeighbors:
     """Find the keys of every token for a head group in neighborhood mode.
 
     Raises:
-        ValueError: If a causal group meets a map of more than one row.
+        SpecError: If a causal group meets a map of more than one row.
     """
     if group.causal and height != 1:
-        raise ValueError(f"a causal head group works on sequences (H = 1), got {height=}")
+        raise SpecError(f"a causal head group works on sequences (H = 1), got H = {height}")
     rows = axis_neighbors(height, group.window_size[0], group.dilation[0], causal=False)
     cols = axis_neighbors(width, group.window_size[1], group.dilation[1], group.causal)
     row, col = rows.source[:, None, :, None], cols.source[None, :, None, :]

@@ -1,0 +1,92 @@
+"""What a test may need of the machine, and how often drawn cases are drawn."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same cases on every run: a failure seen once is seen again, by everybody.
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, max_examples=60
+)
+settings.load_profile("repeatable")
+
+# CUDA_ERROR_NO_DEVICE, CUDA_ERROR_STUB_LIBRARY
+CUDA_NOT_THERE = (100, 34)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
+
+
+def has_gpu() -> bool:
+    """Tell whether the NVIDIA driver is there and sees a device; a broken driver is an error."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # no driver on this machine
+        return False
+    status = cuda.cuInit(0)
+    if status in CUDA_NOT_THERE:
+        return False
+    if status != 0:
+        raise RuntimeError(f"cuInit failed with CUDA error {status}")
+    return True
+
+
+def has_tensorrt() -> bool:
+    """Tell whether TensorRT's Python package is installed."""
+    return importlib.util.find_spec("tensorrt") is not None
+
+
+def is_jetson() -> bool:
+    """Tell whether this is a Jetson with an L4T release."""
+    return Path("/etc/nv_tegra_release").is_file()
+
+
+def has_browser() -> bool:
+    """Tell whether a browser that can run without a screen is on the path."""
+    return any(shutil.which(name) for name in BROWSERS)
+
+
+PROBES: dict[str, Callable[[], bool]] = {
+    "gpu": has_gpu,
+    "tensorrt": has_tensorrt,
+    "jetson": is_jetson,
+    "browser": has_browser,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a machine promise what it has."""
+    parser.addoption(
+        "--require",
+        default="",
+        metavar="MARKERS",
+        help=f"fail, instead of skip, tests that need these: {','.join(PROBES)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a `--require` that names no probe."""
+    unknown = sorted(_required(config) - PROBES.keys())
+    if unknown:
+        raise pytest.UsageError(
+            f"--require names {', '.join(unknown)}; expected some of {', '.join(PROBES)}"
+        )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose hardware or library is not there, or fail it where that was promised."""
+    for name in {mark.name for mark in item.iter_markers()} & PROBES.keys():
+        if PROBES[name]():
+            continue
+        if name in _required(item.config):
+            pytest.fail(f"--require names {name}, but it is not there", pytrace=False)
+        pytest.skip(f"needs {name}")
+
+
+def _required(config: pytest.Config) -> set[str]:
+    return {name.strip() for name in config.getoption("--require").split(",") if name.strip()}
