@@ -1,0 +1,78 @@
+"""Shape inference that passes through attention nodes, which onnx knows nothing of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+from edgeattn.graph.files import MAX_INLINE_BYTES, value_shape
+from edgeattn.graph.op import is_attention, spec_of_node
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What is known of a tensor before the graph runs.
+
+    Attributes:
+        element: ONNX element type; `UNDEFINED` if unknown.
+        shape: Sizes, or names of unknown ones; `None` if not even the rank is known.
+    """
+
+    element: int
+    shape: tuple[int | str, ...] | None
+
+
+def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """Infer the type and shape of every tensor, by name.
+
+    Attention nodes are stood in for by a Gather along the channels, whose output has the same
+    shape. Weights of a graph too large for protobuf's limit are left out of the inference, which
+    then knows their shapes alone.
+    """
+    shadow = onnx.ModelProto()
+    shadow.CopyFrom(_without_large_weights(model))
+    nodes = [_stand_in(node, shadow) if is_attention(node) else node for node in shadow.graph.node]
+    del shadow.graph.node[:]
+    shadow.graph.node.extend(nodes)
+    inferred = shape_inference.infer_shapes(shadow, data_prop=True)
+    types = {
+        tensor.name: TensorType(tensor.data_type, tuple(tensor.dims))
+        for tensor in model.graph.initializer
+    }
+    graph = inferred.graph
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        tensor_type = value.type.tensor_type
+        shape = value_shape(value) if tensor_type.HasField("shape") else None
+        types[value.name] = TensorType(tensor_type.elem_type, shape)
+    return types
+
+
+def _stand_in(node: onnx.NodeProto, shadow: onnx.ModelProto) -> onnx.NodeProto:
+    channels = spec_of_node(node).out_channels
+    index = numpy_helper.from_array(np.zeros(channels, np.int64), f"{node.output[0]}/stand_in")
+    shadow.graph.initializer.append(index)
+    return helper.make_node("Gather", [node.input[0], index.name], [node.output[0]], axis=3)
+
+
+def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn weights into graph inputs where copying them would be slow or impossible."""
+    if model.ByteSize() < min(MAX_INLINE_BYTES, 64 << 20):
+        return model
+    light = onnx.ModelProto()
+    graph = light.graph
+    light.ir_version = model.ir_version
+    light.opset_import.extend(model.opset_import)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    known = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= 4096:
+            graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return light
