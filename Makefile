@@ -1,0 +1,72 @@
+# The project's commands. They need Python 3.10 or newer and make; everything else goes to .venv.
+#
+#   make demo PYTHON=python3.12
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#
+# PyPI's torch for x86-64 Linux brings gigabytes of CUDA libraries along. The second form takes
+# PyTorch's own CPU build instead: the same version, a tenth of the download.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+# Markers whose tests may not be skipped, on a machine that has the hardware: gpu,tensorrt
+REQUIRE ?=
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(REQUIRE),--require $(REQUIRE)) $(PYTEST_ARGS)
+
+.PHONY: help setup demo test test-slow lint bench readme clean
+
+help:
+	@echo "make demo       export, calibrate, quantize, build and profile the shipped model"
+	@echo "make setup      everything that development needs, in .venv"
+	@echo "make test       the tests, minutes (test-slow: the long ones)"
+	@echo "make lint       formatting, lint, types, import layers, spelling"
+	@echo "make bench      the benchmarks"
+	@echo "make readme     measure the demo's table in README.md anew"
+	@echo "make clean      remove caches and what the demo wrote; .venv stays"
+
+setup: .venv/.installed-dev
+
+# Stamps: a second run finds nothing to do and does not start pip.
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "edgeattn needs Python 3.10 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "this Python cannot make environments: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.installed-export: .venv/.created pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[export]"
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed-export
+	$(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+demo: .venv/.installed-export
+	$(BIN)/edgeattn demo
+
+test: .venv/.installed-dev
+	$(PYTEST) -n $(WORKERS) -m "not slow"
+
+test-slow: .venv/.installed-dev
+	$(PYTEST) -m slow
+
+lint: .venv/.installed-dev
+	@git rev-parse --is-inside-work-tree >/dev/null || \
+	  { echo "make lint checks the files that git tracks: run it in a git checkout" >&2; exit 1; }
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+bench: .venv/.installed-dev
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+readme: .venv/.installed-export
+	$(BIN)/python docs/refresh_demo.py
+
+clean:
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find edgeattn tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
