@@ -80,12 +80,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose hardware or library is not there, or fail it where that was promised."""
-    for name in {mark.name for mark in item.iter_markers()} & PROBES.keys():
-        if PROBES[name]():
-            continue
-        if name in _required(item.config):
-            pytest.fail(f"--require names {name}, but it is not there", pytrace=False)
-        pytest.skip(f"needs {name}")
+    marked = {mark.name for mark in item.iter_markers()}
+    missing = [name for name, probe in PROBES.items() if name in marked and not probe()]
+    promised = [name for name in missing if name in _required(item.config)]
+    if promised:
+        pytest.fail(f"--require names {', '.join(promised)}, but it is not there", pytrace=False)
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
 
 
 def _required(config: pytest.Config) -> set[str]:
