@@ -26,12 +26,15 @@ _WRAPPERS = ("state_dict", "model")
 _MOST_NAMES = 5
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(
+    model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a model's parameters and buffers as safetensors, whole or not at all.
 
     Args:
         model: The model.
         path: File to write; its name ends in `.safetensors`.
+        metadata: Kept in the file's header: how the weights came to be.
 
     Raises:
         ModelError: If the name ends otherwise or a weight is not finite.
@@ -45,7 +48,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     _check_finite(state, "the model")
     with atomic_path(path) as temporary:
-        safetensors_torch.save_file(state, temporary)
+        safetensors_torch.save_file(state, temporary, dict(metadata or {}))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
