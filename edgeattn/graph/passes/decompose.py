@@ -194,7 +194,7 @@ class _Decomposition:
         tape, spec = self.tape, self.spec
         rows = self._in_float(self.inputs["qkv"]).reshape(0, -1, spec.head_dim)
         results, indices = [], []
-        offset = tape.value(0)
+        offset: Value = tape.value(0)
         bias_offset = 0
         for group in spec.head_groups:
             bias = None
@@ -298,10 +298,10 @@ class _Decomposition:
         logits = tape.op("MatMul", query, tape.op("Transpose", key, perm=[0, 1, 2, 4, 3]))
         logits = self._biased(logits, self._window_bias(bias, group), self._mask(source, row, col))
         result = tape.op("MatMul", tape.op("Softmax", logits, axis=-1), value)
-        window = (row.window_of * col.count).unsqueeze(1) + col.window_of.unsqueeze(0)
-        member = (row.member_of * col.window).unsqueeze(1) + col.member_of.unsqueeze(0)
+        window_of = (row.window_of * col.count).unsqueeze(1) + col.window_of.unsqueeze(0)
+        member_of = (row.member_of * col.window).unsqueeze(1) + col.member_of.unsqueeze(0)
         heads = np.arange(group.num_heads)[None, :]
-        place = window.reshape(-1, 1) * tokens * group.num_heads + member.reshape(-1, 1)
+        place = window_of.reshape(-1, 1) * tokens * group.num_heads + member_of.reshape(-1, 1)
         count = row.count * col.count * tokens * group.num_heads
         return result, place + tokens * heads, count
 

@@ -1,0 +1,169 @@
+"""Write symmetric INT8 into a graph as explicit Q/DQ nodes.
+
+An activation gets one QuantizeLinear → DequantizeLinear pair, which all its quantized consumers
+share; the others read the float tensor. A weight becomes an INT8 initializer with one scale per
+output channel and a DequantizeLinear. Biases stay in float. Which nodes these are is
+`edgeattn.graph.placement`'s choice.
+
+References:
+    TensorRT's explicit quantization, NvInfer.h, IQuantizeLayer and IDequantizeLayer: symmetric,
+    scales constant and positive, zero points zero, per channel on constants only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edgeattn.errors import TableError
+from edgeattn.graph.compare import finite_or_none, sqnr_db
+from edgeattn.graph.constants import Constants, drop_orphans, subgraphs, used_names
+from edgeattn.graph.int8 import dequantize_per_channel, quantize_per_channel
+from edgeattn.graph.placement import Decision, LinearNode, Placement, node_label, place_qdq
+
+
+def insert_qdq(
+    model: onnx.ModelProto, scales: Mapping[str, float]
+) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Quantize a graph.
+
+    Args:
+        model: A float graph; not changed.
+        scales: Real value of one integer step of each activation in `place_qdq(model)`.
+
+    Returns:
+        The quantized graph, and what became of each tensor and why.
+
+    Raises:
+        GraphError: As `place_qdq`.
+        TableError: If a scale is missing, of an unknown tensor, or not finite and positive.
+    """
+    placement = place_qdq(model)
+    _check_scales(placement.activations, scales)
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    return quantized, _Inserter(quantized, scales).insert(placement)
+
+
+class _Inserter:
+    """Rewrites a graph in place."""
+
+    def __init__(self, model: onnx.ModelProto, scales: Mapping[str, float]) -> None:
+        self._model = model
+        self._constants = Constants(model)
+        self._scales = scales
+        self._taken = _all_names(model.graph)
+        self._nodes: list[onnx.NodeProto] = []
+        self._activations: dict[str, str] = {}
+        self._weights: dict[tuple[str, int], tuple[str, float | None]] = {}
+
+    def insert(self, placement: Placement) -> list[Decision]:
+        graph = self._model.graph
+        used_before = used_names(graph)
+        linears = {linear.index: linear for linear in placement.linears}
+        decisions = []
+        for index, node in enumerate(graph.node):
+            if index in linears:
+                decisions += self._quantize_node(node, linears[index])
+            self._nodes.append(node)
+        nodes = self._nodes
+        del graph.node[:]
+        graph.node.extend(nodes)
+        drop_orphans(self._model, used_before)
+        return [*decisions, *placement.floats]
+
+    def _quantize_node(self, node: onnx.NodeProto, linear: LinearNode) -> list[Decision]:
+        activation, weight, axis = linear.activation, linear.weight, linear.channel_axis
+        if activation not in self._activations:
+            self._activations[activation] = self._add_activation_pair(activation)
+        if (weight, axis) not in self._weights:
+            self._weights[weight, axis] = self._add_weight(weight, axis)
+        node.input[0] = self._activations[activation]
+        node.input[1], sqnr_db = self._weights[weight, axis]
+        name, op_type = node_label(node), node.op_type
+        return [
+            Decision(name, op_type, activation, True, f"input of {op_type}: one scale"),
+            Decision(
+                name,
+                op_type,
+                weight,
+                True,
+                f"weight of {op_type}: a scale per output channel (axis {axis})",
+                sqnr_db,
+            ),
+        ]
+
+    def _add_activation_pair(self, tensor: str) -> str:
+        scale = self._add_initializer(f"{tensor}_quant_scale", np.float32(self._scales[tensor]))
+        zero = self._add_initializer(f"{tensor}_zero_point", np.int8(0))
+        integers = self._new_name(f"{tensor}_quantized")
+        self._add_node("QuantizeLinear", [tensor, scale, zero], integers)
+        return self._add_node(
+            "DequantizeLinear", [integers, scale, zero], self._new_name(f"{tensor}_dequantized")
+        )
+
+    def _add_weight(self, name: str, axis: int) -> tuple[str, float | None]:
+        weight = self._constants.value(name)
+        integers, scales = quantize_per_channel(weight, axis)
+        inputs = [
+            self._add_initializer(f"{name}_int8", integers),
+            self._add_initializer(f"{name}_quant_scale", scales),
+            self._add_initializer(f"{name}_zero_point", np.zeros(scales.size, np.int8)),
+        ]
+        output = self._new_name(f"{name}_dequantized")
+        restored = dequantize_per_channel(integers, scales, axis)
+        return (
+            self._add_node("DequantizeLinear", inputs, output, axis=axis),
+            finite_or_none(sqnr_db(weight, restored)),
+        )
+
+    def _add_node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        name = self._new_name(f"{output}_{op_type}")
+        self._nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
+        return output
+
+    def _add_initializer(self, name: str, values: Any) -> str:
+        name = self._new_name(name)
+        tensor = numpy_helper.from_array(np.asarray(values), name)
+        self._model.graph.initializer.append(tensor)
+        return name
+
+    def _new_name(self, name: str) -> str:
+        number, candidate = 1, name
+        while candidate in self._taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        self._taken.add(candidate)
+        return candidate
+
+
+def _check_scales(tensors: tuple[str, ...], scales: Mapping[str, float]) -> None:
+    hint = "calibrate this graph"
+    missing = [name for name in tensors if name not in scales]
+    if missing:
+        raise TableError(
+            f"{len(missing)} of {len(tensors)} tensors have no scale, the first is {missing[0]}",
+            hint,
+        )
+    unknown = sorted(scales.keys() - set(tensors))
+    if unknown:
+        raise TableError(f"there is a scale of {unknown[0]}, which the graph does not need", hint)
+    for name in tensors:
+        scale = np.float32(scales[name])
+        if not (np.isfinite(scale) and scale > 0):
+            raise TableError(
+                f"the scale of {name} is {scales[name]}; expected a positive float32", hint
+            )
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    names = {value.name for value in (*graph.input, *graph.initializer)} | used_names(graph)
+    for node in graph.node:
+        names.update((node.name, *node.output))
+        for body in subgraphs(node):
+            names |= _all_names(body)
+    return names
