@@ -10,6 +10,8 @@ References:
 from __future__ import annotations
 
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ _CHECKPOINT_SUFFIXES = (".pt", ".pth")
 # Keys under which training scripts keep the weights in a checkpoint.
 _WRAPPERS = ("state_dict", "model")
 _MOST_NAMES = 5
+# First bytes of a checkpoint: an archive, or the bare pickle that torch wrote before 1.6.
+_ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
 
 
 def save_weights(
@@ -138,10 +143,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     safetensors_torch = _import_safetensors()
     from safetensors import SafetensorError
 
-    with open_for_reading(path) as stream:
-        data = stream.read()
+    with open_for_reading(path):  # says what is wrong with a path better than safetensors does
+        pass
     try:
-        state: dict[str, Tensor] = safetensors_torch.load(data)
+        state: dict[str, Tensor] = safetensors_torch.load_file(path)
     except SafetensorError as err:
         raise ArtifactError(
             f"{path} is not a whole safetensors file: {err}", "copy or download it again"
@@ -152,18 +157,28 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     import torch
 
-    try:
-        with open_for_reading(path) as stream:
-            content = torch.load(stream, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise ModelError(
-            f"{path} holds more than tensors and is not read, since it could run code",
-            "save model.state_dict() alone, best as .safetensors",
-        ) from err
-    except (RuntimeError, EOFError) as err:
-        raise ArtifactError(
-            f"{path} is not a whole torch checkpoint", "copy or download it again"
-        ) from err
+    with open_for_reading(path) as stream:
+        magic = stream.read(len(_ZIP_MAGIC))
+        whole = zipfile.is_zipfile(stream) if magic == _ZIP_MAGIC else magic[:1] == _PICKLE_MAGIC
+        if not whole:
+            raise ArtifactError(
+                f"{path} is not a whole torch checkpoint", "copy or download it again"
+            )
+        stream.seek(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of, it then refuses
+                content = torch.load(stream, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as err:
+            raise ModelError(
+                f"{path} holds more than tensors and is not read, since it could run code",
+                "save model.state_dict() alone, best as .safetensors",
+            ) from err
+        except Exception as err:  # what a damaged pickle raises is anybody's guess
+            raise ArtifactError(
+                f"{path} is damaged: {type(err).__name__} while reading it",
+                "copy or download it again",
+            ) from err
     return _tensors_of(content, path)
 
 
