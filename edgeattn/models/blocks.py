@@ -65,6 +65,11 @@ class DropPath(nn.Module):
         return f"drop_probability={self.drop_probability}"
 
 
+def drop_path_schedule(last: float, num_blocks: int) -> list[float]:
+    """Let the share of dropped samples rise linearly from 0 at the first block to `last`."""
+    return [last * block / max(num_blocks - 1, 1) for block in range(num_blocks)]
+
+
 class TransformerBlock(nn.Module):
     """Attention, then an MLP, each in a residual branch with a layer norm.
 

@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import ModelError
@@ -24,6 +23,7 @@ from edgeattn.models.blocks import (
     PatchEmbed,
     PatchMerging,
     TransformerBlock,
+    drop_path_schedule,
 )
 from edgeattn.models.position_bias import ContinuousPositionBias
 from edgeattn.spec import PadMode, QkMode, ShiftPadOrder, head_groups_from_windows
@@ -136,7 +136,7 @@ class MSWin(nn.Module):
             if stem == "conv"
             else PatchEmbed(in_channels, dims[0], patch_size, pad=pad_images)
         )
-        drop_paths = iter(torch.linspace(0.0, drop_path, sum(depths)).tolist())
+        drop_paths = iter(drop_path_schedule(drop_path, sum(depths)))
         self.stages = nn.ModuleList()
         for stage, dim in enumerate(dims):
             blocks = (

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
 from edgeattn.models.attention import MultiScaleWindowAttention
-from edgeattn.models.blocks import ConvStem, PatchEmbed, PatchMerging, TransformerBlock
+from edgeattn.models.blocks import (
+    ConvStem,
+    PatchEmbed,
+    PatchMerging,
+    TransformerBlock,
+    drop_path_schedule,
+)
 from edgeattn.spec import head_groups_from_windows
 
 Aggregation = Literal["concat", "sum", "softmax"]
@@ -224,7 +230,7 @@ class PMSA(nn.Module):
             )
         stem = ConvStem if conv_stem else PatchEmbed
         self.stem = stem(in_channels, dims[0], patch_size)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = drop_path_schedule(drop_path, sum(depths))
         stages: list[nn.Module] = []
         for stage, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
             if stage > 0:

@@ -5,6 +5,7 @@ Listing the models imports no framework; only building one imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -58,15 +59,23 @@ class ModelEntry:
     weights: Path | None = None
     classes: tuple[str, ...] = ()
 
-    def build(self) -> nn.Module:
+    def build(self, *, shapes_only: bool = False) -> nn.Module:
         """Build the model with random weights.
+
+        Args:
+            shapes_only: Give the weights shapes but neither memory nor values (torch's `meta`
+                device): enough to count, at once for the largest model.
 
         Raises:
             MissingDependencyError: If torch is not installed.
         """
         _require_torch(self.name)
+        import torch
+
         module, _, function = self.builder.partition(":")
-        model: nn.Module = getattr(importlib.import_module(module), function)()
+        builder = getattr(importlib.import_module(module), function)
+        with torch.device("meta") if shapes_only else contextlib.nullcontext():
+            model: nn.Module = builder()
         return model
 
 

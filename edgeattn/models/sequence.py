@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
 from edgeattn.models.attention import MultiScaleWindowAttention
-from edgeattn.models.blocks import TransformerBlock
+from edgeattn.models.blocks import TransformerBlock, drop_path_schedule
 from edgeattn.spec import head_groups_from_windows
 
 
@@ -87,7 +87,7 @@ class MSSeq(nn.Module):
             replace(group, causal=causal)
             for group in head_groups_from_windows(num_heads, sizes, mode="neighborhood")
         ]
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = drop_path_schedule(drop_path, depth)
         self.blocks = nn.Sequential(
             *(
                 TransformerBlock(
@@ -127,14 +127,13 @@ def msseq_nano(**keywords: Any) -> MSSeq:
 
 
 def msseq_tiny(**keywords: Any) -> MSSeq:
-    """MSSeq for 12 channels of 4096 samples (an electrocardiogram's size), 10 classes."""
+    """MSSeq for long signals: 6 channels of 1000 samples, 10 classes."""
     defaults = {
-        "in_channels": 12,
+        "in_channels": 6,
         "num_classes": 10,
         "dim": 192,
         "depth": 8,
         "num_heads": 6,
         "windows": (9, 33, 129),
-        "patch_size": 8,
     }
     return MSSeq(**{**defaults, **keywords})
