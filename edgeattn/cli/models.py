@@ -60,7 +60,7 @@ def _describe(entry: Any) -> dict[str, Any]:
         "macs": None,
     }
     try:
-        model = entry.build()
+        model = entry.build(shapes_only=True)
     except MissingDependencyError:
         return described
     return described | {
