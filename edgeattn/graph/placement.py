@@ -3,8 +3,8 @@
 In INT8 compute Conv, Gemm and MatMul with a constant weight, where nearly all the arithmetic is.
 Normalization, softmax, activation functions, residual adds and attention stay in float: placement
 decides the accuracy of windowed attention far more than the way scales are found. The choice looks
-through Identity nodes and at the value of weights, not at how they are written, so it is the same
-before and after a graph is simplified.
+through nodes that only move values, and at the value of weights, not at how they are written, so
+it is the same before and after a graph is simplified.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from edgeattn.graph.op import is_attention
 MIN_OPSET = 13  # scales per channel
 
 LINEAR_OPS = ("Conv", "Gemm", "MatMul")
+
+# Nodes whose output holds the values of their first input, so that both have the same scale.
+MOVING_OPS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 _NORMALIZATION = "normalization stays in float"
 _ACTIVATION = "activation functions stay in float"
@@ -75,13 +78,12 @@ class LinearNode:
     """A node to compute in INT8.
 
     Attributes:
-        index: Its place among the graph's nodes.
-        activation: Tensor that gets the Q/DQ pair: the node's input, seen through Identity nodes.
+        activation: Tensor to quantize: the node's input, traced back through nodes that only move
+            values.
         weight: Its constant input.
         channel_axis: Axis of the output channels in the weight.
     """
 
-    index: int
     activation: str
     weight: str
     channel_axis: int
@@ -92,17 +94,17 @@ class Placement:
     """Which nodes of a graph compute in INT8.
 
     Attributes:
-        linears: Those nodes, in the graph's order.
-        floats: What stays in float, and why.
+        linears: Those nodes, by their place among the graph's nodes.
+        floats: What stays in float, and why, likewise.
     """
 
-    linears: tuple[LinearNode, ...]
-    floats: tuple[Decision, ...]
+    linears: dict[int, LinearNode]
+    floats: dict[int, Decision]
 
     @property
     def activations(self) -> tuple[str, ...]:
         """The tensors that need a scale, each once, in the order of their first reader."""
-        return tuple(dict.fromkeys(linear.activation for linear in self.linears))
+        return tuple(dict.fromkeys(linear.activation for linear in self.linears.values()))
 
 
 def place_qdq(model: onnx.ModelProto) -> Placement:
@@ -125,76 +127,88 @@ class _Placer:
         self._graph = model.graph
         self._constants = Constants(model)
         self._check(model)
-        self._identity = {
-            node.output[0]: node.input[0] for node in self._graph.node if _is(node, "Identity")
-        }
-        self._linears: list[LinearNode] = []
-        self._floats: list[Decision] = []
+        self._moves = moving_nodes(model.graph)
 
     def place(self) -> Placement:
+        linears: dict[int, LinearNode] = {}
+        floats: dict[int, Decision] = {}
         for index, node in enumerate(self._graph.node):
             if all(name in self._constants for name in node.output if name):
                 continue  # folded before it ever runs
-            if _is(node, *LINEAR_OPS):
-                self._place_linear(index, node)
-            elif reason := self._why_float(node):
-                self._keep_float(node, node.input[0] if node.input else "", reason)
-        if not self._linears:
+            placed = self._place(node)
+            if isinstance(placed, LinearNode):
+                linears[index] = placed
+            elif placed:
+                floats[index] = placed
+        if not linears:
             raise GraphError(
                 "there is nothing to quantize: no Conv, Gemm or MatMul has a constant float32 "
                 "weight that INT8 can hold"
             )
-        return Placement(tuple(self._linears), tuple(self._floats))
+        return Placement(linears, floats)
 
-    def _place_linear(self, index: int, node: onnx.NodeProto) -> None:
+    def _place(self, node: onnx.NodeProto) -> LinearNode | Decision | None:
+        if is_standard(node, *LINEAR_OPS):
+            return self._place_linear(node)
+        reason = self._why_float(node)
+        return _keep_float(node, node.input[0] if node.input else "", reason) if reason else None
+
+    def _place_linear(self, node: onnx.NodeProto) -> LinearNode | Decision:
         activation, weight = node.input[0], node.input[1]
         if weight not in self._constants:
             if activation in self._constants:
-                self._keep_float(node, weight, "its constant factor is the left one")
-            elif node.op_type == "MatMul":
-                self._keep_float(node, activation, "both factors are activations")
-            else:
-                self._keep_float(node, activation, "its weight is not constant")
-            return
+                return _keep_float(node, weight, "its constant factor is the left one")
+            if node.op_type == "MatMul":
+                return _keep_float(node, activation, "both factors are activations")
+            return _keep_float(node, activation, "its weight is not constant")
         values = self._constants.value(weight)
         axis, obstacle = _channel_axis(node, values)
         if obstacle:
-            self._keep_float(node, activation, obstacle)
-            return
+            return _keep_float(node, activation, obstacle)
         if not np.isfinite(values).all():
             raise GraphError(
                 f"the weight {weight} of node {node_label(node)} holds NaN or infinity",
                 "export the model again from sound weights",
             )
-        while activation in self._identity:
-            activation = self._identity[activation]
-        self._linears.append(LinearNode(index, activation, weight, axis))
+        while activation in self._moves:
+            activation = self._moves[activation].input[0]
+        return LinearNode(activation, weight, axis)
 
     def _why_float(self, node: onnx.NodeProto) -> str:
         if is_attention(node):
             return "attention stays in float; the layers around it are quantized"
         if any(_holds_linear(body) for body in subgraphs(node)):
             return "the bodies of control flow stay in float"
-        if _is(node, "Add") and not any(name in self._constants for name in node.input):
+        if is_standard(node, "Add") and not any(name in self._constants for name in node.input):
             return "sums of activations stay in float: residual paths are not rounded"
-        return _FLOAT_REASONS.get(node.op_type, "") if _is(node, node.op_type) else ""
-
-    def _keep_float(self, node: onnx.NodeProto, tensor: str, reason: str) -> None:
-        self._floats.append(Decision(node_label(node), node.op_type, tensor, False, reason))
+        return _FLOAT_REASONS.get(node.op_type, "") if is_standard(node, node.op_type) else ""
 
     def _check(self, model: onnx.ModelProto) -> None:
-        present = sum(_is(node, "QuantizeLinear", "DequantizeLinear") for node in self._graph.node)
+        present = sum(
+            is_standard(node, "QuantizeLinear", "DequantizeLinear") for node in self._graph.node
+        )
         if present:
             raise GraphError(
                 f"the graph is quantized already: it holds {present} Q/DQ nodes",
                 "calibrate and quantize the float graph",
             )
-        opset = max((o.version for o in model.opset_import if _is_standard(o.domain)), default=0)
+        opset = max(
+            (o.version for o in model.opset_import if _is_standard_domain(o.domain)), default=0
+        )
         if opset < MIN_OPSET:
             raise GraphError(
                 f"the graph has opset {opset}; INT8 weights need at least {MIN_OPSET}",
                 "export it again with a newer opset",
             )
+
+
+def moving_nodes(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Find the nodes that only move values, by their output."""
+    return {node.output[0]: node for node in graph.node if is_standard(node, *MOVING_OPS)}
+
+
+def _keep_float(node: onnx.NodeProto, tensor: str, reason: str) -> Decision:
+    return Decision(node_label(node), node.op_type, tensor, False, reason)
 
 
 def _channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> tuple[int, str]:
@@ -221,19 +235,20 @@ def _channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> tuple[int, str]
 
 def _holds_linear(graph: onnx.GraphProto) -> bool:
     return any(
-        _is(node, *LINEAR_OPS) or any(_holds_linear(body) for body in subgraphs(node))
+        is_standard(node, *LINEAR_OPS) or any(_holds_linear(body) for body in subgraphs(node))
         for node in graph.node
     )
 
 
-def _is(node: onnx.NodeProto, *op_types: str) -> bool:
-    return node.op_type in op_types and _is_standard(node.domain)
-
-
-def _is_standard(domain: str) -> bool:
-    return domain in ("", "ai.onnx")
+def is_standard(node: onnx.NodeProto, *op_types: str) -> bool:
+    """Tell whether a node is one of these operators of the ONNX standard."""
+    return node.op_type in op_types and _is_standard_domain(node.domain)
 
 
 def node_label(node: onnx.NodeProto) -> str:
     """Name a node; after its first output if it has no name of its own."""
     return str(node.name or node.output[0])
+
+
+def _is_standard_domain(domain: str) -> bool:
+    return domain in ("", "ai.onnx")

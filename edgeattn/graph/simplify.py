@@ -21,6 +21,12 @@ from edgeattn.graph.verify import relative_error, run_graph
 # Simplifying reorders sums at most; anything larger is a change of meaning.
 MAX_RELATIVE_ERROR = 1e-4
 
+# A linear layer on a map becomes a Gemm between two Reshapes with it: more nodes, not fewer.
+SKIPPED_OPTIMIZERS = [
+    "fuse_matmul_add_bias_into_gemm",
+    "fuse_matmul_add_bias_into_gemm_batched",
+]
+
 
 @dataclass(frozen=True)
 class Simplification:
@@ -72,7 +78,7 @@ def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES:
         return None, "the graph's weights pass 2 GB, which onnxsim cannot take"
     try:
-        candidate, _ = onnxsim.simplify(model, check_n=0)
+        candidate, _ = onnxsim.simplify(model, check_n=0, skipped_optimizers=SKIPPED_OPTIMIZERS)
     except Exception as err:  # onnxsim raises whatever its passes and ONNX Runtime raise
         return None, f"onnxsim failed: {err}"
     return candidate, ""

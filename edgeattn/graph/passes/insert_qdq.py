@@ -1,9 +1,9 @@
 """Write symmetric INT8 into a graph as explicit Q/DQ nodes.
 
 An activation gets one QuantizeLinear → DequantizeLinear pair, which all its quantized consumers
-share; the others read the float tensor. A weight becomes an INT8 initializer with one scale per
-output channel and a DequantizeLinear. Biases stay in float. Which nodes these are is
-`edgeattn.graph.placement`'s choice.
+share, those behind a Reshape or Transpose too; the others read the float tensor. A weight becomes
+an INT8 initializer with one scale per output channel and a DequantizeLinear. Biases stay in float.
+Which nodes these are is `edgeattn.graph.placement`'s choice.
 
 References:
     TensorRT's explicit quantization, NvInfer.h, IQuantizeLayer and IDequantizeLayer: symmetric,
@@ -23,7 +23,14 @@ from edgeattn.errors import TableError
 from edgeattn.graph.compare import finite_or_none, sqnr_db
 from edgeattn.graph.constants import Constants, drop_orphans, subgraphs, used_names
 from edgeattn.graph.int8 import dequantize_per_channel, quantize_per_channel
-from edgeattn.graph.placement import Decision, LinearNode, Placement, node_label, place_qdq
+from edgeattn.graph.placement import (
+    Decision,
+    LinearNode,
+    Placement,
+    moving_nodes,
+    node_label,
+    place_qdq,
+)
 
 
 def insert_qdq(
@@ -57,6 +64,7 @@ class _Inserter:
         self._constants = Constants(model)
         self._scales = scales
         self._taken = _all_names(model.graph)
+        self._moves = moving_nodes(model.graph)
         self._nodes: list[onnx.NodeProto] = []
         self._activations: dict[str, str] = {}
         self._weights: dict[tuple[str, int], tuple[str, float | None]] = {}
@@ -64,29 +72,28 @@ class _Inserter:
     def insert(self, placement: Placement) -> list[Decision]:
         graph = self._model.graph
         used_before = used_names(graph)
-        linears = {linear.index: linear for linear in placement.linears}
         decisions = []
         for index, node in enumerate(graph.node):
-            if index in linears:
-                decisions += self._quantize_node(node, linears[index])
+            if index in placement.linears:
+                decisions += self._quantize_node(node, placement.linears[index])
+            elif index in placement.floats:
+                decisions.append(placement.floats[index])
             self._nodes.append(node)
         nodes = self._nodes
         del graph.node[:]
         graph.node.extend(nodes)
         drop_orphans(self._model, used_before)
-        return [*decisions, *placement.floats]
+        return decisions
 
     def _quantize_node(self, node: onnx.NodeProto, linear: LinearNode) -> list[Decision]:
-        activation, weight, axis = linear.activation, linear.weight, linear.channel_axis
-        if activation not in self._activations:
-            self._activations[activation] = self._add_activation_pair(activation)
+        weight, axis = linear.weight, linear.channel_axis
         if (weight, axis) not in self._weights:
             self._weights[weight, axis] = self._add_weight(weight, axis)
-        node.input[0] = self._activations[activation]
+        node.input[0] = self._rounded(node.input[0])
         node.input[1], sqnr_db = self._weights[weight, axis]
         name, op_type = node_label(node), node.op_type
         return [
-            Decision(name, op_type, activation, True, f"input of {op_type}: one scale"),
+            Decision(name, op_type, linear.activation, True, f"input of {op_type}: one scale"),
             Decision(
                 name,
                 op_type,
@@ -96,6 +103,27 @@ class _Inserter:
                 sqnr_db,
             ),
         ]
+
+    def _rounded(self, tensor: str) -> str:
+        """Name what quantized consumers read in a tensor's place, adding it if need be."""
+        if tensor not in self._activations:
+            move = self._moves.get(tensor)
+            rounded = self._add_move(move) if move else self._add_activation_pair(tensor)
+            self._activations[tensor] = rounded
+        return self._activations[tensor]
+
+    def _add_move(self, node: onnx.NodeProto) -> str:
+        """Repeat a node that moves values on the quantized tensor; the old one may lose its use."""
+        source = self._rounded(node.input[0])
+        if node.op_type == "Identity":
+            return source
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[0] = source
+        copy.output[0] = self._new_name(f"{node.output[0]}_dequantized")
+        copy.name = self._new_name(f"{node_label(node)}_dequantized")
+        self._nodes.append(copy)
+        return copy.output[0]
 
     def _add_activation_pair(self, tensor: str) -> str:
         scale = self._add_initializer(f"{tensor}_quant_scale", np.float32(self._scales[tensor]))
