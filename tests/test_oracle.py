@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from tests import classic, oracle
 from tests.cases import NAMED_CASES, Case, cases
@@ -21,6 +21,7 @@ def test_oracle_equals_roll_pad_partition_mask_code(case: Case) -> None:
     _agree(case)
 
 
+@settings(max_examples=300)
 @given(cases())
 def test_oracle_equals_roll_pad_partition_mask_code_on_drawn_cases(case: Case) -> None:
     _agree(case)

@@ -245,7 +245,6 @@ def _attend_windows(
         # The output of a padded query is never read; left unmasked it stays finite.
         hidden = (pad[:, None, :] & ~pad[:, :, None]).to(query.device)
         mask = mask.masked_fill(hidden, -torch.inf)
-        mask = mask.masked_fill(pad[:, :, None].to(query.device), 0.0)
     if bias is not None:
         mask = mask + bias[:, windows.bias_index.to(query.device)][:, None]
     out = F.scaled_dot_product_attention(query, key, value, mask, scale=1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch import Tensor
 
 from edgeattn.errors import SpecError
@@ -102,11 +102,21 @@ def test_operator_equals_the_oracle(case: Case, dtype: str) -> None:
     assert_close(out.numpy(), expected, "attention", dtype)
 
 
+@settings(max_examples=300)
 @given(cases())
 def test_operator_equals_the_oracle_on_drawn_cases(case: Case) -> None:
     tensors = case.tensors()
     out = _run(case.spec, {name: torch.from_numpy(t) for name, t in tensors.items()})
     assert_close(out.numpy(), oracle.attention(case.spec, **tensors), "attention", "float64")
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000)
+@given(cases())
+def test_operator_equals_the_oracle_on_thousands_of_drawn_cases(case: Case) -> None:
+    tensors = case.tensors("float32")
+    out = _run(case.spec, {name: torch.from_numpy(t) for name, t in tensors.items()})
+    assert_close(out.numpy(), oracle.attention(case.spec, **tensors), "attention", "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
