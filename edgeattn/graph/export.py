@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_bytes
+from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_bytes, sha256_of_file
 from edgeattn.errors import GraphError, ModelError, SpecError
 from edgeattn.graph.clean import name_nodes_after_modules, strip_traces
 from edgeattn.graph.files import save_graph
@@ -45,6 +45,7 @@ class _Source:
     name: str
     inputs: tuple[InputSpec, ...]
     classes: tuple[str, ...] = ()
+    weights: Path | None = None
 
 
 def export(
@@ -129,7 +130,7 @@ def export(
     report(4, len(steps), steps[4])
     manifest = Manifest(
         kind="graph",
-        parents={"model": Parent(source.name, _weights_sha256(source.model))},
+        parents=_parents(source),
         options={
             "model": source.name,
             "inputs": [asdict(i) for i in source.inputs],
@@ -156,7 +157,8 @@ def _resolve(
         module = create_model(model, weights=weights or "shipped")
         # Weights of the user's own may have other classes.
         classes = () if weights else entry.classes
-        return _Source(module, model, _with_preprocess(inputs, entry.input), classes)
+        file = Path(weights) if weights else entry.weights
+        return _Source(module, model, _with_preprocess(inputs, entry.input), classes, file)
     if not inputs:
         raise SpecError(
             "the model's inputs are not known", "give them: --input NAME:1x3x224x224, or spec="
@@ -166,7 +168,7 @@ def _resolve(
     )
     if weights:
         load_weights(module, weights)
-    return _Source(module, name, inputs)
+    return _Source(module, name, inputs, weights=Path(weights) if weights else None)
 
 
 def _with_preprocess(inputs: tuple[InputSpec, ...], default: InputSpec) -> tuple[InputSpec, ...]:
@@ -214,6 +216,13 @@ def _weights_sha256(model: nn.Module) -> str:
         for v in model.state_dict().values()
     )
     return sha256_of_bytes(names.encode() + data)
+
+
+def _parents(source: _Source) -> dict[str, Parent]:
+    parents = {"model": Parent(source.name, _weights_sha256(source.model))}
+    if source.weights:
+        parents["weights"] = Parent(source.weights.name, sha256_of_file(source.weights))
+    return parents
 
 
 def _count(model: nn.Module) -> int:

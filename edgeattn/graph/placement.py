@@ -78,8 +78,8 @@ class LinearNode:
     """A node to compute in INT8.
 
     Attributes:
-        activation: Tensor to quantize: the node's input, traced back through nodes that only move
-            values.
+        activation: Tensor whose range counts: the node's input, traced back through nodes that
+            only move values or pad with zeros.
         weight: Its constant input.
         channel_axis: Axis of the output channels in the weight.
     """
@@ -127,7 +127,9 @@ class _Placer:
         self._graph = model.graph
         self._constants = Constants(model)
         self._check(model)
-        self._moves = moving_nodes(model.graph)
+        self._keeps_range = moving_nodes(model.graph) | {
+            node.output[0]: node for node in model.graph.node if self._pads_with_zeros(node)
+        }
 
     def place(self) -> Placement:
         linears: dict[int, LinearNode] = {}
@@ -170,9 +172,18 @@ class _Placer:
                 f"the weight {weight} of node {node_label(node)} holds NaN or infinity",
                 "export the model again from sound weights",
             )
-        while activation in self._moves:
-            activation = self._moves[activation].input[0]
+        while activation in self._keeps_range:
+            activation = self._keeps_range[activation].input[0]
         return LinearNode(activation, weight, axis)
+
+    def _pads_with_zeros(self, node: onnx.NodeProto) -> bool:
+        """A simplifier may drop such a node, or fold it into a convolution."""
+        if not is_standard(node, "Pad"):
+            return False
+        if any(a.name == "mode" and a.s != b"constant" for a in node.attribute):
+            return False
+        fill = node.input[2] if len(node.input) > 2 else ""
+        return not fill or (fill in self._constants and not self._constants.value(fill).any())
 
     def _why_float(self, node: onnx.NodeProto) -> str:
         if is_attention(node):

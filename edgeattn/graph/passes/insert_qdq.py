@@ -89,7 +89,7 @@ class _Inserter:
         weight, axis = linear.weight, linear.channel_axis
         if (weight, axis) not in self._weights:
             self._weights[weight, axis] = self._add_weight(weight, axis)
-        node.input[0] = self._rounded(node.input[0])
+        node.input[0] = self._rounded(node.input[0], self._scales[linear.activation])
         node.input[1], sqnr_db = self._weights[weight, axis]
         name, op_type = node_label(node), node.op_type
         return [
@@ -104,17 +104,18 @@ class _Inserter:
             ),
         ]
 
-    def _rounded(self, tensor: str) -> str:
+    def _rounded(self, tensor: str, scale: float) -> str:
         """Name what quantized consumers read in a tensor's place, adding it if need be."""
         if tensor not in self._activations:
             move = self._moves.get(tensor)
-            rounded = self._add_move(move) if move else self._add_activation_pair(tensor)
-            self._activations[tensor] = rounded
+            self._activations[tensor] = (
+                self._add_move(move, scale) if move else self._add_activation_pair(tensor, scale)
+            )
         return self._activations[tensor]
 
-    def _add_move(self, node: onnx.NodeProto) -> str:
+    def _add_move(self, node: onnx.NodeProto, scale: float) -> str:
         """Repeat a node that moves values on the quantized tensor; the old one may lose its use."""
-        source = self._rounded(node.input[0])
+        source = self._rounded(node.input[0], scale)
         if node.op_type == "Identity":
             return source
         copy = onnx.NodeProto()
@@ -125,14 +126,15 @@ class _Inserter:
         self._nodes.append(copy)
         return copy.output[0]
 
-    def _add_activation_pair(self, tensor: str) -> str:
-        scale = self._add_initializer(f"{tensor}_quant_scale", np.float32(self._scales[tensor]))
-        zero = self._add_initializer(f"{tensor}_zero_point", np.int8(0))
+    def _add_activation_pair(self, tensor: str, scale: float) -> str:
+        constants = [
+            self._add_initializer(f"{tensor}_quant_scale", np.float32(scale)),
+            self._add_initializer(f"{tensor}_zero_point", np.int8(0)),
+        ]
         integers = self._new_name(f"{tensor}_quantized")
-        self._add_node("QuantizeLinear", [tensor, scale, zero], integers)
-        return self._add_node(
-            "DequantizeLinear", [integers, scale, zero], self._new_name(f"{tensor}_dequantized")
-        )
+        self._add_node("QuantizeLinear", [tensor, *constants], integers)
+        output = self._new_name(f"{tensor}_dequantized")
+        return self._add_node("DequantizeLinear", [integers, *constants], output)
 
     def _add_weight(self, name: str, axis: int) -> tuple[str, float | None]:
         weight = self._constants.value(name)
