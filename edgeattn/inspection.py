@@ -116,7 +116,8 @@ def _describe_weights(path: Path) -> dict[str, Any]:
         ) from err
     try:
         with safetensors.safe_open(path, framework="numpy") as weights:
-            shapes = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}
+            names = weights.keys()
+            shapes = {name: list(weights.get_slice(name).get_shape()) for name in names}
             metadata = weights.metadata() or {}
     except safetensors.SafetensorError as err:
         raise ArtifactError(f"{path} is not a whole safetensors file: {err}") from err

@@ -41,18 +41,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_fields(values: Mapping[str, Any], indent: int = 0) -> None:
-    """Print names and values, one a line, those of inner mappings further in."""
+    """Print names and values, one a line, the entries of deeper mappings further in."""
+    margin = " " * indent
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
-        margin = " " * indent
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and any(_is_nested(entry) for entry in value.values()):
             click.echo(f"{margin}{name}")
             print_fields(value, indent + 2)
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+        elif isinstance(value, (list, tuple)) and any(_is_nested(entry) for entry in value):
             click.echo(f"{margin}{name}")
             for entry in value:
-                line = ", ".join(f"{key} {_plain(cell)}" for key, cell in entry.items())
-                click.echo(f"{margin}  {line}")
+                click.echo(f"{margin}  {_plain(entry)}")
         else:
             click.echo(f"{margin}{name:<{width}}  {_plain(value)}".rstrip())
 
@@ -80,13 +79,18 @@ def shape(dims: Iterable[int | str]) -> str:
     return "x".join(str(dim) for dim in dims)
 
 
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(entry) for entry in value) or "none"
     if isinstance(value, Mapping):
-        return "none" if not value else json.dumps(value)
+        entries = [f"{name} {_plain(entry)}" for name, entry in value.items() if entry != ""]
+        return ", ".join(entries) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -70,6 +71,13 @@ class LazyGroup(click.Group):
             meant = f"did you mean {' or '.join(near)}?" if near else "see edgeattn --help"
             ctx.fail(f"there is no verb {name!r}; {meant}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; an interruption is for `run` to report, not for click."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as err:
+            raise click.Abort from err
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table, importing none of them."""
@@ -135,6 +143,8 @@ def run(args: Sequence[str] | None = None) -> int:
         err.show()
         return err.exit_code
     except (click.Abort, KeyboardInterrupt):
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the terminal has written ^C
         return _fail("interrupted", "nothing was left half-written", INTERRUPTED)
     except EdgeAttnError as err:
         _show_traceback(settings)

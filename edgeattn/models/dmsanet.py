@@ -144,7 +144,13 @@ class PositionAttention(nn.Module):
         query, key, value = grouped.split(self.splits, dim=2)
         if self.mode == "pool":
             key, value = self._pooled(key), self._pooled(value)
-        query, key, value = (t.flatten(3).transpose(2, 3) for t in (query, key, value))
+        # PyTorch falls back to the whole map unless channels are dense and equally many; further
+        # channels of zeros do not change q·k.
+        missing = value.shape[2] - query.shape[2]
+        query, key, value = (
+            F.pad(t.flatten(3).transpose(2, 3), (0, fill)).contiguous()
+            for t, fill in ((query, missing), (key, missing), (value, 0))
+        )
         out = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # [B, G, H*W, c]
         return out.transpose(2, 3).flatten(1, 2).unflatten(2, size)
 
