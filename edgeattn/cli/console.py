@@ -12,6 +12,7 @@ import click
 
 # Wide enough for a path: a pipe has no width, and a wrapped line is hard to grep.
 _PIPE_WIDTH = 400
+_LONGEST_LISTING = 8
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -41,19 +42,28 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_fields(values: Mapping[str, Any], indent: int = 0) -> None:
-    """Print names and values, one a line, the entries of deeper mappings further in."""
+    """Print names and values, one a line, the entries of deeper mappings further in.
+
+    Long lists of entries are counted: they are for `--json`.
+    """
     margin = " " * indent
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
         if isinstance(value, Mapping) and any(_is_nested(entry) for entry in value.values()):
             click.echo(f"{margin}{name}")
             print_fields(value, indent + 2)
-        elif isinstance(value, (list, tuple)) and any(_is_nested(entry) for entry in value):
-            click.echo(f"{margin}{name}")
-            for entry in value:
-                click.echo(f"{margin}  {_plain(entry)}")
+        elif is_listing(value) and len(value) > _LONGEST_LISTING:
+            click.echo(f"{margin}{name:<{width}}  {len(value)} entries; --json shows them")
         else:
-            click.echo(f"{margin}{name:<{width}}  {_plain(value)}".rstrip())
+            lines = [_plain(v) for v in value] if is_listing(value) else [_plain(value)]
+            for line in lines:
+                click.echo(f"{margin}{name:<{width}}  {line}".rstrip())
+                name = ""
+
+
+def is_listing(value: Any) -> bool:
+    """Tell whether a value is a list of mappings."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
 
 
 def size(num_bytes: int) -> str:
@@ -87,6 +97,8 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
+        if value and all(isinstance(entry, int) for entry in value):
+            return shape(value)
         return ", ".join(_plain(entry) for entry in value) or "none"
     if isinstance(value, Mapping):
         entries = [f"{name} {_plain(entry)}" for name, entry in value.items() if entry != ""]

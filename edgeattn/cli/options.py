@@ -77,7 +77,7 @@ def timing_options(function: Function) -> Function:
     decorators = (
         click.option(
             "--iterations",
-            type=click.IntRange(min=0),
+            type=click.IntRange(min=1),
             metavar="N",
             default=10,
             show_default=True,

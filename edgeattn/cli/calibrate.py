@@ -1,0 +1,88 @@
+"""`edgeattn calibrate`: a graph and data to a calibration table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeattn.cli.artifact import print_written
+from edgeattn.cli.options import FILE, GraphVerb, json_option, output_option
+from edgeattn.cli.progress import working
+
+
+@click.command(
+    "calibrate",
+    cls=GraphVerb,
+    epilog="Example: edgeattn calibrate net.onnx --data images/ --samples 128",
+)
+@click.argument("graph", type=FILE)
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="A folder of images, a .npz or .npy file, or module:function that returns an iterable "
+    "of batches. Default: the recipe's.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "percentile"]),
+    help="How a tensor's range follows from its values. Default: minmax.",
+)
+@click.option(
+    "--percentile",
+    type=float,
+    help="Percent of the values inside the range, for that method. Default: 99.99.",
+)
+@click.option(
+    "--samples", type=click.IntRange(min=1), metavar="N", help="Most samples. Default: all."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per batch. Default: 8."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", help="Chooses the samples. Default: 0."
+)
+@click.option(
+    "--max-bad",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Unreadable images to skip before giving up. Default: none.",
+)
+@click.option("--recipe", metavar="NAME", help="Take these choices from a recipe or TOML file.")
+@output_option("The table to write. Default: beside the graph, NAME.calib.json")
+@json_option
+def command(
+    graph: Path,
+    data: str | None,
+    method: str | None,
+    percentile: float | None,
+    samples: int | None,
+    batch_size: int | None,
+    seed: int | None,
+    max_bad: int | None,
+    recipe: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a graph's value ranges on real data.
+
+    The table belongs to these weights: `quantize` refuses it for any other graph.
+    """
+    import edgeattn
+    from edgeattn.calibration.table import CalibTable
+
+    with working() as progress:
+        path = edgeattn.calibrate(
+            graph,
+            data,
+            output,
+            method=method,
+            percentile=percentile,
+            samples=samples,
+            batch_size=batch_size,
+            seed=seed,
+            max_bad=max_bad,
+            recipe=recipe,
+            progress=progress,
+        )
+    print_written(path, CalibTable.load(path).manifest, as_json)

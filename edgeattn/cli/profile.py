@@ -1,0 +1,106 @@
+"""`edgeattn profile`: an engine to a report of its latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeattn.cli.console import print_json, print_table, shape
+from edgeattn.cli.options import (
+    FILE,
+    EngineVerb,
+    json_option,
+    output_option,
+    shapes_option,
+    threads_option,
+    timing_options,
+)
+from edgeattn.cli.progress import working
+
+if TYPE_CHECKING:
+    from edgeattn.profiling.profile import LatencyReport
+    from edgeattn.profiling.stats import LatencyStats
+
+STATISTICS = ("p50", "p90", "p95", "p99", "mean", "min", "max")
+
+
+@click.command(
+    "profile",
+    cls=EngineVerb,
+    epilog="Example: edgeattn profile net.engine --duration 5 -o net.profile.json",
+)
+@click.argument("engine", type=FILE)
+@click.option("--inputs", type=FILE, help="A .npz file: arrays by input name. Default: random.")
+@shapes_option
+@timing_options
+@threads_option
+@output_option("The report to write, each query's times in it: NAME.profile.json")
+@json_option
+def command(
+    engine: Path,
+    inputs: Path | None,
+    shapes: dict[str, tuple[int, ...]],
+    iterations: int,
+    duration: float,
+    warm_up: float,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure an engine's latency and throughput.
+
+    One query at a time, inputs and outputs in place. Percentiles are nearest-rank, as trtexec's:
+    one of the times measured. --json prints the report without the times of single queries.
+    """
+    import edgeattn
+    from edgeattn.cli.arrays import read_arrays
+
+    with working() as progress:
+        report = edgeattn.profile(
+            engine,
+            read_arrays(inputs) if inputs else None,
+            iterations=iterations,
+            duration_s=duration,
+            warm_up_ms=warm_up,
+            output=output,
+            shapes=shapes,
+            threads=threads,
+            progress=progress,
+        )
+    if as_json:
+        print_json(_without_queries(report))
+    else:
+        _print(report)
+    if output and not as_json:
+        click.echo(f"wrote {output}")
+
+
+def latency_row(stats: LatencyStats) -> list[str]:
+    """Write the statistics as table cells, in milliseconds."""
+    values = [getattr(stats, f"{name}_ms") for name in STATISTICS]
+    return ["-" if value is None else f"{value:.3f}" for value in values]
+
+
+def _print(report: LatencyReport) -> None:
+    parts = [("latency", report.latency)]
+    if report.h2d.max_ms or report.d2h.max_ms:  # an engine on a device copies
+        parts += [("h2d", report.h2d), ("compute", report.compute), ("d2h", report.d2h)]
+    rows = [[name, *latency_row(stats)] for name, stats in parts]
+    print_table(("ms", *STATISTICS), rows)
+    sizes = ", ".join(f"{name}:{shape(dims)}" for name, dims in report.inputs.items())
+    settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
+    machine = report.environment
+    click.echo(f"throughput  {report.throughput_qps:.1f} queries/s")
+    click.echo(f"queries     {report.latency.num_samples}, {sizes}; {report.mode}")
+    click.echo(f"engine      {settings}")
+    click.echo(f"machine     {machine.cpu_model}, {machine.usable_cores} cores")
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _without_queries(report: LatencyReport) -> dict[str, Any]:
+    values = report.to_dict()
+    del values["exportTimes"]
+    return values

@@ -1,0 +1,76 @@
+"""`edgeattn quantize`: a graph and its table to a graph with INT8 in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeattn.cli.artifact import print_written
+from edgeattn.cli.console import print_table
+from edgeattn.cli.options import FILE, GraphVerb, json_option, output_option
+from edgeattn.cli.progress import working
+
+
+@click.command(
+    "quantize",
+    cls=GraphVerb,
+    epilog="Example: edgeattn quantize net.onnx --table net.calib.json -o net.int8.onnx",
+)
+@click.argument("graph", type=FILE)
+@click.option("--table", type=FILE, required=True, help="What `calibrate` wrote for this graph.")
+@click.option("--precision", type=click.Choice(["int8"]), default="int8", show_default=True)
+@click.option(
+    "--recipe",
+    default="linear",
+    show_default=True,
+    help="What to quantize; linear: Conv, Gemm and MatMul with constant weights.",
+)
+@click.option("--explain", is_flag=True, help="List what was decided for each node.")
+@output_option("The graph to write. Default: beside the graph, NAME.int8.onnx")
+@json_option
+def command(
+    graph: Path,
+    table: Path,
+    precision: str,
+    recipe: str,
+    explain: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write INT8 arithmetic into a graph.
+
+    The precision is in the graph, as pairs of QuantizeLinear and DequantizeLinear: any engine
+    that reads the graph sees the same.
+    """
+    import edgeattn
+    from edgeattn.artifacts import read_manifest
+
+    with working() as progress:
+        path = edgeattn.quantize(
+            graph,
+            output,
+            table=table,
+            precision=precision,
+            recipe=recipe,
+            progress=progress,
+        )
+    manifest = read_manifest(path, verify=False)
+    if explain and not as_json:
+        _print_decisions(manifest.report["decisions"])
+    print_written(path, manifest, as_json)
+
+
+def _print_decisions(decisions: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            decision["node"],
+            decision["tensor"],
+            "int8" if decision["quantized"] else "float",
+            "-" if decision["sqnr_db"] is None else f"{decision['sqnr_db']:.1f}",
+            decision["reason"],
+        )
+        for decision in decisions
+    ]
+    print_table(("node", "tensor", "kept in", "SQNR dB", "reason"), rows)
