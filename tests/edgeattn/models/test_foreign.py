@@ -132,6 +132,19 @@ def test_hugging_face_swinv2_gives_the_same_logits(size, pretrained):
     assert relative_error(theirs, mswin(*converted), size) < RELATIVE_TOLERANCE
 
 
+def test_hugging_face_swinv2_adds_its_mask_twice():
+    # With heads of two channels and the largest factor, logits differ by more than 100: a mask of
+    # -100 lets some of the masked keys through.
+    theirs = randomized(swinv2_class(hf_config(transformers.Swinv2Config, num_heads=(8, 16))))
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("logit_scale"):
+            nn.init.constant_(parameter, 5.0)
+    state, keywords = state_dict_from_hf_swinv2(theirs.state_dict(), (4, 4))
+    assert relative_error(theirs, mswin(state, keywords), (32, 32)) < RELATIVE_TOLERANCE
+    once = mswin(state, keywords, mask_value=-100.0)
+    assert relative_error(theirs, once, (32, 32)) > 10 * RELATIVE_TOLERANCE
+
+
 def test_hugging_face_swinv2_with_a_shrunk_window_gives_the_same_logits():
     # Window 8 on maps of 16 and 8: no shift at the second stage. Window 12 shrinks to 8 there.
     theirs = randomized(swinv2_class(hf_config(transformers.Swinv2Config, window_size=12)))
