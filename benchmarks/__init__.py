@@ -1,0 +1,1 @@
+"""Benchmarks: one script per question, each against a named peer, rows kept as JSONL."""

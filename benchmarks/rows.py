@@ -1,0 +1,46 @@
+"""Rows of results: one JSON line per case, with the commit and the machine it was measured on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from edgeattn.artifacts import tool_versions
+from edgeattn.profiling.environment import collect_environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def append_row(benchmark: str, case: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Append a row to `results/DEVICE/DATE.jsonl`.
+
+    Args:
+        benchmark: Name of the script.
+        case: What was measured: everything that rows are matched by.
+        result: What was found.
+    """
+    environment = collect_environment()
+    row = {
+        "benchmark": benchmark,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "case": case,
+        "result": result,
+        "tools": tool_versions(),
+        "environment": environment.to_dict(),
+    }
+    device = re.sub(r"\W+", "-", environment.machine or environment.cpu_model).strip("-").lower()
+    path = RESULTS / device / f"{row['date']}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    return row
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
