@@ -1,0 +1,110 @@
+"""Quantize a graph with its calibration table: a file to a file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
+from edgeattn.calibration.table import CalibTable
+from edgeattn.errors import ArtifactError, SpecError
+from edgeattn.graph.files import embedded_manifest, load_graph, save_graph
+from edgeattn.graph.passes.insert_qdq import insert_qdq
+from edgeattn.graph.placement import Decision
+
+PRECISIONS = ("int8",)
+RECIPES = ("linear",)
+
+Progress = Callable[[int, "int | None", str], None]
+
+
+def quantize(
+    graph: Path | str,
+    output: Path | str | None = None,
+    *,
+    table: Path | str,
+    precision: str = "int8",
+    recipe: str = "linear",
+    progress: Progress | None = None,
+) -> Path:
+    """Write INT8 into a graph: Q/DQ pairs around the inputs of its linear layers, INT8 weights.
+
+    Args:
+        graph: The float graph that was calibrated.
+        output: The graph to write; by default `NAME.int8.onnx` beside `NAME.onnx`.
+        table: Its calibration table.
+        precision: `int8`.
+        recipe: What to quantize. `linear`: Conv, Gemm and MatMul with constant weights.
+        progress: Called with steps done, their number, and a word.
+
+    Returns:
+        Path of the quantized graph. Its manifest's report counts what was quantized and lists
+        each decision with its reason.
+
+    Raises:
+        ArtifactError: If a file is missing or the output's folder is not writable.
+        GraphError: If the graph cannot be read or has nothing to quantize.
+        SpecError: If precision or recipe is unknown.
+        TableError: If the table is malformed or of another graph.
+    """
+    for what, value, known in (
+        ("precision", precision, PRECISIONS),
+        ("recipe", recipe, RECIPES),
+    ):
+        if value not in known:
+            raise SpecError(f"the {what} is {value!r}; this version knows {', '.join(known)}")
+    graph, table = Path(graph), Path(table)
+    output = graph.with_suffix(f".{precision}.onnx") if output is None else Path(output)
+    check_writable(output)
+    if output.exists() and graph.exists() and output.samefile(graph):
+        raise ArtifactError(
+            f"the output {output} is the graph to quantize", "choose another output"
+        )
+
+    def step(done: int, what: str) -> None:
+        if progress:
+            progress(done, 3, what)
+
+    step(0, "reading")
+    calib_table = CalibTable.load(table)
+    calib_table.check_parent(graph)
+    model = load_graph(graph)
+    step(1, "quantizing")
+    quantized, decisions = insert_qdq(model, calib_table.quant_scales)
+    source = embedded_manifest(model, str(graph))
+    inherited = source.options if source else {}  # the inputs' preprocessing among them
+    manifest = Manifest(
+        kind="graph",
+        parents={
+            "graph": Parent(graph.name, calib_table.manifest.parents["graph"].sha256),
+            "table": Parent(table.name, sha256_of_file(table)),
+        },
+        options=inherited | {"precision": precision, "recipe": recipe},
+        report=_report(decisions),
+    )
+    step(2, "writing")
+    save_graph(quantized, output, manifest)
+    step(3, "writing")
+    return output
+
+
+def _report(decisions: Sequence[Decision]) -> dict[str, Any]:
+    quantized = [d for d in decisions if d.quantized]
+    weights = [d for d in quantized if d.sqnr_db is not None]
+    worst = min(weights, key=lambda d: d.sqnr_db or 0.0, default=None)
+    return {
+        "quantized_nodes": len({d.node for d in quantized}),
+        "quantized_tensors": len({d.tensor for d in quantized}),
+        "float_nodes": len({d.node for d in decisions if not d.quantized}),
+        "weight_sqnr_db": {
+            "median": statistics.median(d.sqnr_db or 0.0 for d in weights),
+            "worst": worst.sqnr_db,
+            "worst_tensor": worst.tensor,
+        }
+        if worst
+        else {},
+        "decisions": [asdict(decision) for decision in decisions],
+    }
