@@ -1,0 +1,71 @@
+"""Inputs for a run whose results do not matter, only their time: seeded, and of sensible values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgeattn.engine.base import TensorSpec, near_misses
+from edgeattn.errors import DataError
+
+
+def random_inputs(
+    specs: Sequence[TensorSpec],
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Draw an array for each input of an engine.
+
+    Args:
+        specs: The inputs.
+        shapes: Shapes by name, for inputs with free dimensions.
+        seed: Equal seeds give equal arrays.
+
+    Raises:
+        DataError: If a free dimension has no size, or a shape is given to an unknown input.
+    """
+    shapes = dict(shapes or {})
+    rng = np.random.default_rng(seed)
+    names = [spec.name for spec in specs]
+    for name in shapes:
+        if name not in names:
+            raise DataError(f"the engine has no input {name}", near_misses(name, names))
+    return {
+        spec.name: random_array(spec, _shape(spec, shapes.get(spec.name)), rng) for spec in specs
+    }
+
+
+def random_array(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draw an array as an input holds it.
+
+    Images are uniform in [0, 1], normalised as the input's preprocessing says; other floats are
+    standard normal, which neither overflows nor becomes subnormal; integers are 0 or 1, legal as
+    indices nearly everywhere.
+
+    Raises:
+        DataError: If the input holds neither numbers nor booleans.
+    """
+    if spec.preprocess is not None:
+        pixels = rng.random(shape)
+        channels = len(spec.preprocess.mean)
+        per_channel = (channels, 1, 1) if pixels.ndim >= 3 else (1,)
+        mean = np.reshape(spec.preprocess.mean, per_channel)
+        std = np.reshape(spec.preprocess.std, per_channel)
+        return ((pixels - mean) / std).astype(spec.dtype)
+    if spec.dtype == "bool" or "int" in spec.dtype:
+        return rng.integers(0, 2, shape).astype(spec.dtype)
+    if "float" in spec.dtype:
+        return rng.standard_normal(shape).astype(spec.dtype)
+    raise DataError(f"no random {spec.dtype} can be drawn for the input {spec.name}")
+
+
+def _shape(spec: TensorSpec, given: Sequence[int] | None) -> tuple[int, ...]:
+    shape = spec.shape if given is None else tuple(given)
+    free = [size for size in shape if isinstance(size, str)]
+    if free:
+        raise DataError(
+            f"the input {spec} has no size for the dimension {free[0]}",
+            f"give its shape, such as {spec.name}:1x3x224x224, or arrays",
+        )
+    return tuple(int(size) for size in shape)
