@@ -1,0 +1,101 @@
+"""The documents tell the truth: their commands run, their links lead somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md")) + sorted(ROOT.glob("*/README.md"))
+PAGES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+# ```console blocks hold commands after `$ `, ```python blocks are run or written to `file=`.
+# ```sh blocks are for the reader's own shell: they install, clone or take a whole machine.
+BLOCK = re.compile(
+    r"^```(?P<kind>console|python)(?P<options>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    kind: str
+    options: dict[str, str]
+    body: str
+
+
+def blocks(page):
+    """List what a page has to run."""
+    found = BLOCK.finditer((ROOT / page).read_text())
+    return [
+        Block(match["kind"], dict(o.split("=") for o in match["options"].split()), match["body"])
+        for match in found
+    ]
+
+
+def run_block(block, folder):
+    """Run one block; returns what it printed."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    if "file" in block.options:
+        (folder / block.options["file"]).write_text(block.body)
+        return
+    if block.kind == "python":
+        commands = [[sys.executable, "-c", block.body]]
+    else:
+        lines = [line for line in block.body.splitlines() if line.startswith("$ ")]
+        commands = [["/bin/sh", "-c", line.removeprefix("$ ")] for line in lines]
+    for command in commands:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == int(block.options.get("exit", "0")), (command, done.stderr)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_what_a_page_shows_runs(page, tmp_path):
+    for block in blocks(page):
+        run_block(block, tmp_path)
+
+
+def anchors(page):
+    """The headings of a page as links spell them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for match in LINK.finditer((ROOT / page).read_text()):
+        target, _, anchor = match["target"].partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        linked = (ROOT / page).parent / target if target else ROOT / page
+        assert linked.exists(), match[0]
+        assert not anchor or anchor in anchors(linked), match[0]
+
+
+def test_the_readme_names_each_verb_and_no_other():
+    from edgeattn.cli.main import VERBS
+
+    section = (ROOT / "README.md").read_text().partition("## The verbs")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(VERBS)
+
+
+def test_each_verb_is_shown_in_the_main_path():
+    from edgeattn.cli.main import VERBS
+
+    shown = " ".join(block.body for block in blocks("docs/main-path.md"))
+    assert all(f"edgeattn {verb}" in shown for verb in VERBS if verb != "demo")
+
+
+def test_each_document_is_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    missing = [page for page in PAGES if page.startswith("docs/") and f"({page})" not in readme]
+    assert not missing
