@@ -151,7 +151,7 @@ def check_writable(path: Path) -> None:
     """
     folder = path.absolute().parent
     if path.is_dir():
-        raise ArtifactError(f"{path} is a folder; expected a file to write")
+        raise ArtifactError(f"{path} is a folder; expected a file to write", "give a file name")
     if not folder.is_dir():
         raise ArtifactError(f"there is no folder {folder}", "create it first")
     try:

@@ -229,7 +229,8 @@ def check_batch(spec: InputSpec, array: Array, label: str) -> None:
     """
     if array.dtype.name != spec.dtype:
         raise DataError(
-            f"input {spec.name} in {label} has the type {array.dtype.name}; expected {spec.dtype}"
+            f"input {spec.name} in {label} has the type {array.dtype.name}; expected {spec.dtype}",
+            f"convert it: array.astype({spec.dtype!r})",
         )
     fits = array.ndim == len(spec.shape) and all(
         isinstance(dim, str) or dim == size
@@ -238,7 +239,8 @@ def check_batch(spec: InputSpec, array: Array, label: str) -> None:
     if not fits:
         expected = ", ".join(str(dim) for dim in ("any", *spec.shape[1:]))
         raise DataError(
-            f"input {spec.name} in {label} has the shape {array.shape}; expected ({expected})"
+            f"input {spec.name} in {label} has the shape {array.shape}; expected ({expected})",
+            "samples stand along axis 0, each preprocessed as the model expects",
         )
 
 
@@ -250,7 +252,9 @@ def check_numbers(sample: Sample, label: str) -> None:
     """
     for name, array in sample.items():
         if np.any(array != array):  # true of NaN alone, in every number type
-            raise DataError(f"input {name} in {label} holds NaN")
+            raise DataError(
+                f"input {name} in {label} holds NaN", "look at where the data comes from"
+            )
 
 
 def _match_inputs(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], label: str) -> Sample:

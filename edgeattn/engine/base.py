@@ -189,13 +189,15 @@ def _check_array(
     if array.ndim != len(spec.shape):
         raise DataError(
             f"the input {spec.name} has the shape {array.shape} of rank {array.ndim}; "
-            f"expected rank {len(spec.shape)}: ({expected})"
+            f"expected rank {len(spec.shape)}: ({expected})",
+            "samples stand along axis 0; reshape the array",
         )
     for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
             raise DataError(
                 f"the input {spec.name} has size {size} on axis {axis}; expected {dim}, "
-                f"the shape being ({expected})"
+                f"the shape being ({expected})",
+                "give that size, or export the model with dynamic axes",
             )
         if size == 0:
             raise DataError(
