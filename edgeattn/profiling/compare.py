@@ -159,7 +159,7 @@ def compare(
     options: dict[str, Any] = {"fail_if": list(fail_if), "batch_size": batch_size}
     with opened(a, threads) as engine_a, opened(b, threads) as engine_b:
         to_b = _pairs("inputs", engine_a, engine_b)
-        from_b = _pairs("outputs", engine_b, engine_a)
+        from_b = {theirs: ours for ours, theirs in _pairs("outputs", engine_a, engine_b).items()}
         if inputs is None:
             options["random_inputs_seed"] = seed
             inputs = random_inputs(_joint_specs(engine_a, engine_b, to_b), shapes, seed)

@@ -1,0 +1,206 @@
+"""Profiling an engine: the report, its JSON with trtexec's keys, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeattn.artifacts import Manifest, read_manifest
+from edgeattn.engine.base import QueryTimes
+from edgeattn.engine.build import build
+from edgeattn.engine.cpu import CpuEngine
+from edgeattn.engine.load import load
+from edgeattn.errors import ArtifactError, DataError
+from edgeattn.profiling import profile as profile_module
+from edgeattn.profiling.environment import Environment, collect_environment
+from edgeattn.profiling.profile import LatencyReport, profile, read_report
+from tests.graphs import classifier, int8_chain, save
+
+QUICK = {"iterations": 5, "duration_s": 0, "warm_up_ms": 0}
+KEYS = {
+    "startEnqMs", "endEnqMs", "startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs",
+    "startD2hMs", "endD2hMs", "h2dMs", "computeMs", "d2hMs", "latencyMs",
+}  # fmt: skip
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return build(save(classifier(4), tmp_path / "net.onnx"), threads=1)
+
+
+def test_a_report_holds_statistics_of_its_queries(engine: Path) -> None:
+    report = profile(engine, **QUICK)
+    latencies = [entry["latencyMs"] for entry in report.export_times]
+    assert len(latencies) == report.latency.num_samples == 5
+    assert report.latency.max_ms == max(latencies)
+    assert report.latency.p50_ms == sorted(latencies)[2]
+    assert report.latency.p99_ms is None
+    assert report.compute == report.enqueue == report.latency
+    assert report.h2d.max_ms == report.d2h.max_ms == 0
+    assert report.throughput_qps > 0
+    assert report.inputs == {"x": (4, 5)}
+    assert report.settings == {"engine": "cpu", "threads": 1}
+
+
+def test_the_file_has_the_keys_of_trtexec_and_reads_back(engine: Path) -> None:
+    output = engine.with_name("net.profile.json")
+    report = profile(engine, output=output, **QUICK)
+    values = json.loads(output.read_text())
+    assert [set(entry) for entry in values["exportTimes"]] == [KEYS] * 5
+    assert values["manifest"]["kind"] == "report"
+    assert read_report(output) == report
+
+
+def test_the_report_names_the_engine_by_its_hash(engine: Path) -> None:
+    report = profile(engine, **QUICK)
+    parent = report.manifest.parents["engine"]
+    assert (parent.file, parent.sha256) == (
+        "net.engine",
+        read_manifest(engine).files["net.engine"],
+    )
+    assert report.manifest.options["iterations"] == 5
+    assert report.manifest.target == "cpu"
+
+
+def test_a_raw_graph_is_named_as_such(tmp_path: Path) -> None:
+    report = profile(save(classifier(4), tmp_path / "net.onnx"), threads=1, **QUICK)
+    assert report.manifest.parents["graph"].file == "net.onnx"
+
+
+def test_a_loaded_engine_is_measured_and_stays_open(engine: Path) -> None:
+    x = np.ones((4, 5), np.float32)
+    with load(engine) as loaded:
+        report = profile(loaded, {"x": x}, **QUICK)
+        loaded.run({"x": x})
+    assert "random_inputs_seed" not in report.manifest.options
+
+
+def test_a_loaded_file_is_closed_again(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    close = CpuEngine.close
+    monkeypatch.setattr(CpuEngine, "close", lambda self: (closed.append(1), close(self)))
+    profile(engine, **QUICK)
+    assert closed == [1]
+
+
+def test_free_dimensions_need_shapes_or_inputs(tmp_path: Path) -> None:
+    engine = build(save(classifier(), tmp_path / "net.onnx"), threads=1)
+    with pytest.raises(DataError, match="no size for the dimension batch"):
+        profile(engine, **QUICK)
+    assert profile(engine, shapes={"x": (7, 5)}, **QUICK).inputs == {"x": (7, 5)}
+
+
+def test_the_arithmetic_of_an_int8_engine_is_stated(tmp_path: Path) -> None:
+    engine = build(save(int8_chain(1, batch=1), tmp_path / "net.onnx"), threads=1)
+    stated = profile(engine, **QUICK).settings["int8_arithmetic"]
+    assert stated == read_manifest(engine).report["int8_arithmetic"]
+
+
+def test_the_default_is_ten_queries_at_least(engine: Path) -> None:
+    assert profile(engine, duration_s=0, warm_up_ms=0).latency.num_samples == 10
+
+
+def test_wrong_inputs_and_numbers_are_refused_and_leave_no_file(engine: Path) -> None:
+    output = engine.with_name("net.profile.json")
+    with pytest.raises(DataError, match="expected 4"):
+        profile(engine, {"x": np.ones((3, 5), np.float32)}, output=output)
+    with pytest.raises(DataError, match="iterations is 0"):
+        profile(engine, output=output, iterations=0)
+    assert not output.exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_measurement(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_module, "measure", lambda *a, **k: pytest.fail("measured"))
+    with pytest.raises(ArtifactError, match="there is no folder"):
+        profile(engine, output=engine.parent / "none" / "r.json")
+
+
+def with_query(monkeypatch: pytest.MonkeyPatch, timed: Callable[[Any], QueryTimes]) -> None:
+    """Give the CPU engine's queries scripted times."""
+    from edgeattn.engine import cpu
+
+    monkeypatch.setattr(cpu._CpuQuery, "timed", timed, raising=False)
+
+
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """A machine that does nothing else, at fixed clocks."""
+    found = replace(collect_environment(), load_average=0.1, governor="performance")
+    monkeypatch.setattr(profile_module, "collect_environment", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize(("last", "warned"), [(105, False), (110, True)])  # a CV of 2.0 and 3.9 %
+def test_unstable_latency_is_warned_of(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, calm: Environment, last: int, warned: bool
+) -> None:
+    ends = iter([100, 100, 100, 100, last])
+
+    def timed(self: object) -> QueryTimes:
+        end = next(ends)
+        return QueryTimes(0, 1, 0, 0, 0, end, end, end)
+
+    with_query(monkeypatch, timed)
+    warnings = profile(engine, **QUICK).warnings
+    assert any("coefficient of variation is 3.9 %" in text for text in warnings) == warned
+    assert len(warnings) == int(warned)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"load_average": 1.5, "logical_cores": 2}, "the machine was busy: a load of 1.5"),
+        ({"governor": "powersave"}, "the frequency governor is powersave"),
+    ],
+)
+def test_a_machine_that_disturbs_is_warned_of(
+    engine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calm: Environment,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    with_query(monkeypatch, lambda self: QueryTimes(0, 1, 0, 0, 0, 9, 9, 9))
+    assert profile(engine, **QUICK).warnings == ()
+    monkeypatch.setattr(profile_module, "collect_environment", lambda: replace(calm, **changes))
+    (warning,) = profile(engine, **QUICK).warnings
+    assert said in warning
+
+
+def test_times_that_a_device_tells_are_reported(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ms = 1_000_000
+    marks = QueryTimes(0, ms, 0, ms, 2 * ms, 7 * ms, 8 * ms, 10 * ms)
+    with_query(monkeypatch, lambda self: marks)
+    report = profile(engine, **QUICK)
+    found = [s.p50_ms for s in (report.h2d, report.compute, report.d2h, report.latency)]
+    assert found == [1, 5, 2, 8]
+    assert report.enqueue.p50_ms == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [None, [], {}, {"manifest": Manifest("report").to_dict()},
+     {"manifest": Manifest("report").to_dict(), "mode": "", "settings": {}, "inputs": []}],
+)  # fmt: skip
+def test_what_is_no_report_is_refused(tmp_path: Path, values: object) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"not a latency report|not an edgeattn|malformed"):
+        read_report(path)
+
+
+def test_a_report_of_another_format_version_is_refused(engine: Path) -> None:
+    values = profile(engine, **QUICK).to_dict()
+    values["manifest"] = values["manifest"] | {"format_version": 7}
+    with pytest.raises(ArtifactError, match="format version 7"):
+        LatencyReport.from_dict(values)
