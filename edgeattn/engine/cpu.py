@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from edgeattn.artifacts import Manifest
 from edgeattn.engine.base import BoundQuery, TensorSpec, check_inputs
+from edgeattn.engine.cpu_samples import SampleRunner
 from edgeattn.engine.cpu_session import open_session, runtime_errors, session_options
 from edgeattn.engine.host import usable_cores
 from edgeattn.errors import EngineError
@@ -52,10 +54,15 @@ class CpuEngine:
         self._manifest = manifest
         self._threads = thread_count(threads or manifest.options.get("threads"))
         self._int8_arithmetic = manifest.report.get("int8_arithmetic")
-        options = session_options(self._threads, self._int8_arithmetic or "fused")
+        batch = manifest.report.get("samples_apart")
+        options = session_options(1 if batch else self._threads, self._int8_arithmetic or "fused")
         self._session: Any = open_session(data, options, weights_folder)
+        self._samples = SampleRunner(self._session, self._threads) if batch else None
         self._inputs = input_tensors(self._session, manifest)
         self._outputs = tuple(_tensor_spec(value) for value in self._session.get_outputs())
+        if batch:  # free in the graph, but it is what the model was exported for
+            self._inputs = tuple(replace(s, shape=(batch, *s.shape[1:])) for s in self._inputs)
+            self._outputs = tuple(replace(s, shape=(batch, *s.shape[1:])) for s in self._outputs)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -74,8 +81,10 @@ class CpuEngine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Threads, and how Q/DQ nodes are computed if there are any."""
+        """Threads and what each works on, and how Q/DQ nodes are computed if there are any."""
         settings: dict[str, Any] = {"engine": "cpu", "threads": self._threads}
+        if self._samples:
+            settings["threads_share"] = "samples of the batch"
         if self._int8_arithmetic:
             settings["int8_arithmetic"] = self._int8_arithmetic
         return settings
@@ -84,6 +93,8 @@ class CpuEngine:
         """Run one query; see `Engine.run`."""
         session = self._open_session()
         arrays = check_inputs(self._inputs, inputs)
+        if self._samples:
+            return self._samples.run(arrays)
         names = [spec.name for spec in self._outputs]
         with runtime_errors("the engine failed"):
             return dict(zip(names, session.run(names, arrays), strict=True))
@@ -91,11 +102,15 @@ class CpuEngine:
     def bind(self, inputs: Mapping[str, np.ndarray]) -> BoundQuery:
         """Fix the inputs of a query; see `Engine.bind`."""
         arrays = check_inputs(self._inputs, inputs)
+        if self._samples:
+            return _SamplesQuery(self._samples, arrays)
         return _CpuQuery(self._open_session(), arrays, self.run(arrays))
 
     def close(self) -> None:
         """Free the session. Closing twice is harmless."""
-        self._session = None
+        if self._samples:
+            self._samples.close()
+        self._samples = self._session = None
 
     def __enter__(self) -> CpuEngine:
         return self
@@ -136,6 +151,23 @@ class _CpuQuery:
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Give the output buffers; the next run overwrites them."""
+        return self._outputs
+
+
+class _SamplesQuery:
+    """A query whose samples are run apart."""
+
+    def __init__(self, runner: SampleRunner, inputs: dict[str, np.ndarray]) -> None:
+        self._runner = runner
+        self._inputs = inputs
+        self._outputs = runner.run(inputs)
+
+    def __call__(self) -> None:
+        """Run the query."""
+        self._outputs = self._runner.run(self._inputs)
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Give the outputs of the last run."""
         return self._outputs
 
 

@@ -15,10 +15,12 @@ from edgeattn.artifacts import Manifest, Parent, tool_versions
 from edgeattn.engine.cpu import CpuEngine, thread_count
 from edgeattn.engine.cpu_int8 import choose_arithmetic, is_quantized
 from edgeattn.engine.cpu_lowering import lower_for_cpu
+from edgeattn.engine.cpu_samples import samples_apart
 from edgeattn.engine.host import cpu_features
 from edgeattn.graph.files import MAX_INLINE_BYTES, embedded_manifest, input_specs
 from edgeattn.graph.finite import check_finite
 from edgeattn.graph.op import attention_nodes
+from edgeattn.graph.passes.free_batch import fixed_batch
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ def lower(
     described["inputs"] = [asdict(spec) for spec in input_specs(model)]
     attention = len(attention_nodes(model))
     lowered = lower_for_cpu(model)
+    batch, freed = fixed_batch(lowered), None
+    if batch > 1 and lowered.ByteSize() <= MAX_INLINE_BYTES:
+        freed = samples_apart(lowered)
+    lowered = freed or lowered
     weights_folder = _move_weights(lowered, weights)
     counts = Counter(node.op_type for node in lowered.graph.node)
     manifest = Manifest(
@@ -79,6 +85,7 @@ def lower(
         report={
             "attention_nodes_lowered": attention,
             "nodes": dict(sorted(counts.items())),
+            "samples_apart": batch if freed else None,
             "cpu_features": list(cpu_features()),
         },
     )

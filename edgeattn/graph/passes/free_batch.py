@@ -27,14 +27,10 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
     Returns:
         The freed graph; `None` if a shape in it cannot be freed.
     """
+    batch = fixed_batch(model)
+    if batch < 2:
+        return None
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    sizes = {value_shape(value)[:1] for value in (*inputs, *model.graph.output)}
-    if len(sizes) != 1 or sizes == {()}:
-        return None
-    batch = sizes.pop()[0]
-    if not isinstance(batch, int) or batch < 2:
-        return None
     result = onnx.ModelProto()
     result.CopyFrom(model)
     types = infer_types(model)
@@ -54,6 +50,15 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
     del result.graph.value_info[:]
     return result
+
+
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """Find the fixed size of axis 0 that all inputs and outputs share; 0 if there is none."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = [v for v in (*model.graph.input, *model.graph.output) if v.name not in weights]
+    sizes = {value_shape(value)[:1] for value in values}
+    batch = next(iter(sizes))[:1] if len(sizes) == 1 else ()
+    return batch[0] if batch and isinstance(batch[0], int) else 0
 
 
 def _freed_shape(
