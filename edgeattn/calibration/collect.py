@@ -231,17 +231,25 @@ class _Session:
                     path = save_graph(model, Path(folder, "observed.onnx"), Manifest("graph"))
                     self._session = _open(str(path), options)
         except Exception as err:  # onnxruntime's errors share no class
-            raise GraphError(f"ONNX Runtime cannot load the graph: {err}") from err
+            raise _refused("load", err) from err
 
     def run(self, batch: Mapping[str, Array]) -> Iterator[Array]:
         """Yield the outputs one by one, letting go of each."""
         try:
             results = self._session.run(None, dict(batch))
         except Exception as err:
-            raise GraphError(f"ONNX Runtime cannot run the graph: {err}") from err
+            raise _refused("run", err) from err
         results.reverse()
         while results:
             yield results.pop()
+
+
+def _refused(what: str, err: Exception) -> GraphError:
+    reason = next(iter(str(err).splitlines()), type(err).__name__)
+    return GraphError(
+        f"ONNX Runtime cannot {what} the graph: {reason}",
+        "the data may not fit the graph, or the graph may hold operators it does not know",
+    )
 
 
 def _open(model: bytes | str, options: Any) -> Any:

@@ -55,12 +55,13 @@ def open_batches(
         ("seed", seed, 0),
     ):
         if value < least:
-            raise DataError(f"{name} is {value}; expected at least {least}")
+            raise DataError(f"{name} is {value}; expected at least {least}", f"give another {name}")
     fixed = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
     if len(fixed) > 1:
         raise DataError(
             "the graph's inputs have different batch sizes: "
-            + ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
+            + ", ".join(f"{spec.name} {spec.shape}" for spec in inputs),
+            "export the model with one batch size for all inputs",
         )
     size = int(fixed.pop()) if fixed else batch_size
     return Batches(open_source(source, inputs), inputs, size, samples, seed, max_bad)
@@ -140,7 +141,8 @@ class Batches:
             raise DataError(
                 f"{self.label} gave {self.left_out} good samples; expected at least "
                 f"{self.batch_size if self._must_fill else 1}"
-                + (f", and {len(self.skipped)} images were skipped" if self.skipped else "")
+                + (f", and {len(self.skipped)} images were skipped" if self.skipped else ""),
+                "give more data, or export the model with a smaller or free batch size",
             )
 
     def _limited(self) -> Iterator[Sample]:
@@ -171,7 +173,8 @@ class Batches:
             ) from err
         raise DataError(
             f"{len(self.skipped)} images are bad, more than max_bad = {self._max_bad}: "
-            + "; ".join(self.skipped)
+            + "; ".join(self.skipped),
+            "repair or remove them, or raise max_bad",
         ) from err
 
     def _collate(self, samples: list[Sample]) -> dict[str, Array]:

@@ -79,7 +79,8 @@ def _decode(path: Path, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise BadImageError(
-                    f"{path} has pixels of mode {image.mode}; expected 8 bits per channel"
+                    f"{path} has pixels of mode {image.mode}; expected 8 bits per channel",
+                    "convert it to grey or RGB with 8 bits",
                 )
             image = image.convert("L" if len(preprocess.mean) == 1 else "RGB")
     except BadImageError:

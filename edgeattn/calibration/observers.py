@@ -59,7 +59,7 @@ def observer_factory(method: str, percentile: float) -> Callable[[], Observer]:
     if method == "percentile":
         PercentileObserver(percentile)
         return lambda: PercentileObserver(percentile)
-    raise SpecError(f"the method is {method!r}; expected {' or '.join(METHODS)}")
+    raise SpecError(f"the method is {method!r}", f"use {' or '.join(METHODS)}")
 
 
 class MinMaxObserver:
@@ -93,8 +93,9 @@ class PercentileObserver:
 
     The percentile is the nearest rank: the smallest magnitude with that share of all values at
     or below it. The answer is the upper edge of its bin, at most the largest magnitude seen.
-    Where it is zero, or 16 octaves below the largest, the tensor is all but empty and the few
-    values that count would be clipped: then the answer is the largest magnitude.
+    Where it falls into the lowest bin (zeros, and what is 24 octaves below the largest), the
+    tensor is all but empty and the few values that count would be clipped: then the answer is the
+    largest magnitude.
 
     Args:
         percentile: Above 0, at most 100.
@@ -107,7 +108,10 @@ class PercentileObserver:
 
     def __init__(self, percentile: float) -> None:
         if not 0 < percentile <= 100:
-            raise SpecError(f"the percentile is {percentile}; expected above 0 and at most 100")
+            raise SpecError(
+                f"the percentile is {percentile}; expected above 0 and at most 100",
+                "99.99 clips one magnitude in 10,000",
+            )
         self._percentile = percentile
         self._histogram = MagnitudeHistogram()
 
@@ -146,18 +150,18 @@ class MagnitudeHistogram:
     """Counts of magnitudes in bins of constant relative width, 2^-10.
 
     A bin is a float's exponent and its 10 leading mantissa bits: 1024 bins per octave, found by a
-    shift of the bits. The histogram keeps the 16 octaves up to the largest magnitude seen; when a
+    shift of the bits. The histogram keeps the 24 octaves up to the largest magnitude seen; when a
     larger one comes the ceiling rises by whole octaves and the bins that fall out at the lower
     end are added to bin 0, which counts everything below too. Both steps are exact on integers,
     so the result depends on the values alone. Linear histograms over a power of two, of up to
     2048 bins, are sums of these bins.
 
     Attributes:
-        counts: `[16 * 1024]` int64, by increasing magnitude.
+        counts: `[24 * 1024]` int64, by increasing magnitude.
         amax: Largest magnitude seen, exactly.
     """
 
-    _OCTAVES = 16
+    _OCTAVES = 24
     _MANTISSA_BITS = 10
     _BINS = _OCTAVES << _MANTISSA_BITS
     _SHIFT = np.uint32(23 - _MANTISSA_BITS)
@@ -201,7 +205,7 @@ class MagnitudeHistogram:
         self.counts += aligned.counts
 
     def upper_edges(self) -> Floats:
-        """Magnitude at which each bin ends, `[16 * 1024]`; infinite above the largest float."""
+        """Magnitude at which each bin ends, `[24 * 1024]`; infinite above the largest float."""
         bits = np.arange(self._first + 1, self._first + self._BINS + 1, dtype=np.uint32)
         return (bits << self._SHIFT).view(np.float32)
 

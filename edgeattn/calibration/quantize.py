@@ -55,7 +55,10 @@ def quantize(
         ("recipe", recipe, RECIPES),
     ):
         if value not in known:
-            raise SpecError(f"the {what} is {value!r}; this version knows {', '.join(known)}")
+            raise SpecError(
+                f"the {what} is {value!r}; this version supports {', '.join(known)}",
+                f"use {what} {known[0]}",
+            )
     graph, table = Path(graph), Path(table)
     output = graph.with_suffix(f".{precision}.onnx") if output is None else Path(output)
     check_writable(output)

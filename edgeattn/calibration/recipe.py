@@ -47,7 +47,10 @@ class CalibrationOptions:
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise SpecError(f"{name} is {value!r}, which has the wrong type")
+                raise SpecError(
+                    f"{name} is {value!r}, a {type(value).__name__}",
+                    "see calib/recipes for the types",
+                )
         observer_factory(self.method, self.percentile)
 
     def with_given(self, **values: Any) -> CalibrationOptions:
@@ -82,13 +85,13 @@ def load_recipe(recipe: str | Path) -> CalibrationOptions:
         try:
             values = tomllib.load(stream)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-            raise ArtifactError(f"{path} is not TOML: {err}") from err
+            raise ArtifactError(f"{path} is not TOML: {err}", "see calib/recipes") from err
     known = [field.name for field in fields(CalibrationOptions)]
     unknown = [key for key in values if key not in known]
     if unknown:
         raise SpecError(
-            f"the recipe {path} has the unknown key {unknown[0]}; expected some of "
-            f"{', '.join(known)}"
+            f"the recipe {path} has the unknown key {unknown[0]}",
+            f"expected some of {', '.join(known)}",
         )
     try:
         options = CalibrationOptions(**values)

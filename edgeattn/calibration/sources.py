@@ -57,7 +57,10 @@ def open_source(source: DataSource, inputs: Sequence[InputSpec]) -> IndexedSourc
     """
     for spec in inputs:
         if not spec.shape:
-            raise DataError(f"input {spec.name} is a scalar; expected a batch dimension")
+            raise DataError(
+                f"input {spec.name} is a scalar; expected a batch dimension",
+                "export the model with batched inputs",
+            )
     if isinstance(source, str | Path):
         return _open_named(source, inputs)
     if isinstance(source, np.ndarray):
@@ -67,8 +70,8 @@ def open_source(source: DataSource, inputs: Sequence[InputSpec]) -> IndexedSourc
     if isinstance(source, Iterable):
         return Stream(source, inputs, "an iterable")
     raise DataError(
-        f"data is a {type(source).__name__}; expected a path, module:function, arrays or an "
-        "iterable of them"
+        f"data is a {type(source).__name__}",
+        "give a path, module:function, arrays or an iterable of them",
     )
 
 
@@ -155,10 +158,13 @@ class ArraySource:
             check_batch(spec, self._arrays[spec.name], label)
         lengths = {name: len(array) for name, array in self._arrays.items()}
         if len(set(lengths.values())) != 1:
-            raise DataError(f"the inputs in {label} have different numbers of samples: {lengths}")
+            raise DataError(
+                f"the inputs in {label} have different numbers of samples: {lengths}",
+                "row i of every input belongs to sample i",
+            )
         self._length = next(iter(lengths.values()))
         if not self._length:
-            raise DataError(f"{label} holds no sample")
+            raise DataError(f"{label} holds no sample", "give at least one")
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -211,7 +217,10 @@ class Stream:
         except Exception as err:
             if not self._foreign or isinstance(err, DataError):
                 raise
-            raise DataError(f"{self.label} failed: {type(err).__name__}: {err}") from err
+            raise DataError(
+                f"{self.label} failed: {type(err).__name__}: {err}",
+                "the function that gives the data has to be repaired",
+            ) from err
 
     def _split(self, arrays: dict[str, Array], label: str) -> Iterator[Sample]:
         single = all(arrays[spec.name].ndim == len(spec.shape) - 1 for spec in self._inputs)
@@ -265,7 +274,8 @@ def _match_inputs(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], label:
     if missing or extra:
         raise DataError(
             f"{label} holds {', '.join(map(str, given)) or 'nothing'}; "
-            f"the graph's inputs are {', '.join(names)}"
+            f"the graph's inputs are {', '.join(names)}",
+            f"name the arrays after the inputs; only {LABEL_KEY} may stand beside them",
         )
     return {name: np.asarray(arrays[name]) for name in names}
 
@@ -287,12 +297,14 @@ def _load_arrays(path: Path, inputs: Sequence[InputSpec]) -> Sample:
             "give a folder of images, a .npz or .npy file, or module:function",
         )
     try:
-        # Rows of a .npy file are read as they are needed; a .npz file has to be unpacked.
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-        if isinstance(loaded, np.ndarray):
-            return _single(loaded, inputs)
-        with loaded:
-            return _match_inputs(loaded, inputs, path.name)
+        if path.suffix == ".npy":  # rows are read as they are needed
+            return _single(np.lib.format.open_memmap(path, mode="r"), inputs)
+        # numpy leaves a file open that it opened itself and found broken.
+        with path.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it is no archive of arrays")
+            return _match_inputs(arrays, inputs, path.name)
     except DataError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as err:
@@ -318,5 +330,8 @@ def _call(name: str) -> Iterable[Any]:
             "expected a function without arguments that returns an iterable of batches",
         ) from err
     if not isinstance(items, Iterable):
-        raise DataError(f"{name} returned a {type(items).__name__}; expected an iterable")
+        raise DataError(
+            f"{name} returned a {type(items).__name__}; expected an iterable",
+            "return a list of batches, or yield them",
+        )
     return items

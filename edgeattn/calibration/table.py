@@ -9,18 +9,15 @@ refused.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgeattn.artifacts import Manifest, read_json, write_json
 from edgeattn.errors import ArtifactError, TableError
 from edgeattn.graph.files import graph_sha256
-from edgeattn.graph.int8 import quant_scale_from_amax
+from edgeattn.graph.int8 import is_quant_scale, quant_scale_from_amax
 
 _HINT = "calibrate the graph again"
 
@@ -126,17 +123,14 @@ def _read_range(entry: Any, what: str) -> TensorRange:
     for key, value in entry.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TableError(f"{key} in {what} is {json.dumps(value)}; expected a number", _HINT)
-        if not _is_finite_float32(value) or value < 0:
-            raise TableError(f"{key} in {what} is {value}; expected a finite magnitude", _HINT)
-    if not np.float32(entry["quant_scale"]) > 0:
+    amax, quant_scale = entry["amax"], entry["quant_scale"]
+    if amax != 0 and not is_quant_scale(amax):
+        raise TableError(f"amax in {what} is {amax}; expected a finite magnitude", _HINT)
+    if not is_quant_scale(quant_scale):
         raise TableError(
-            f"quant_scale in {what} is {entry['quant_scale']}; expected a positive float32", _HINT
+            f"quant_scale in {what} is {quant_scale}; expected a positive float32", _HINT
         )
-    return TensorRange(float(entry["amax"]), float(entry["quant_scale"]))
-
-
-def _is_finite_float32(value: float) -> bool:
-    return math.isfinite(value) and value <= float(np.finfo(np.float32).max)
+    return TensorRange(float(amax), float(quant_scale))
 
 
 def _check_keys(values: Any, expected: set[str], what: str) -> None:

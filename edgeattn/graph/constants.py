@@ -76,7 +76,9 @@ class Constants:
         try:
             (value,) = ReferenceEvaluator(model).run(None, {})
         except Exception as err:  # the evaluator raises whatever an operator's code meets
-            raise GraphError(f"the constant {name} cannot be evaluated: {err}") from err
+            raise GraphError(
+                f"the constant {name} cannot be evaluated: {err}", "simplify the graph first"
+            ) from err
         return np.asarray(value)
 
 

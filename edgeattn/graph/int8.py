@@ -35,6 +35,12 @@ def quant_scale_from_amax(amax: ArrayLike) -> NDArray[np.float32]:
     return np.where(amax == 0, np.float32(1), scale)
 
 
+def is_quant_scale(value: float) -> bool:
+    """Tell whether a number is a scale: finite and above zero in float32 too. NaN is none."""
+    limits = np.finfo(np.float32)
+    return float(limits.smallest_subnormal) <= value <= float(limits.max)
+
+
 def quantize_per_channel(
     weight: NDArray[np.float32], axis: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

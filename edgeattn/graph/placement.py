@@ -145,7 +145,8 @@ class _Placer:
         if not linears:
             raise GraphError(
                 "there is nothing to quantize: no Conv, Gemm or MatMul has a constant float32 "
-                "weight that INT8 can hold"
+                "weight that INT8 can hold",
+                "run the graph in float",
             )
         return Placement(linears, floats)
 

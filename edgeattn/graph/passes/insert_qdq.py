@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from edgeattn.errors import TableError
 from edgeattn.graph.compare import finite_or_none, sqnr_db
 from edgeattn.graph.constants import Constants, drop_orphans, subgraphs, used_names
-from edgeattn.graph.int8 import dequantize_per_channel, quantize_per_channel
+from edgeattn.graph.int8 import dequantize_per_channel, is_quant_scale, quantize_per_channel
 from edgeattn.graph.placement import (
     Decision,
     LinearNode,
@@ -183,8 +183,7 @@ def _check_scales(tensors: tuple[str, ...], scales: Mapping[str, float]) -> None
     if unknown:
         raise TableError(f"there is a scale of {unknown[0]}, which the graph does not need", hint)
     for name in tensors:
-        scale = np.float32(scales[name])
-        if not (np.isfinite(scale) and scale > 0):
+        if not is_quant_scale(scales[name]):
             raise TableError(
                 f"the scale of {name} is {scales[name]}; expected a positive float32", hint
             )
