@@ -81,9 +81,9 @@ class Manifest:
         Raises:
             ArtifactError: If they are not a manifest or of an unknown format version.
         """
-        if not isinstance(values, dict) or values.get("kind") not in FORMAT_VERSIONS:
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in FORMAT_VERSIONS:
             raise ArtifactError(f"{source} is not an edgeattn manifest")
-        kind = values["kind"]
         version, known = values.get("format_version"), FORMAT_VERSIONS[kind]
         if version != known:
             raise ArtifactError(
@@ -92,9 +92,13 @@ class Manifest:
             )
         try:
             parents = {role: Parent(**p) for role, p in values.get("parents", {}).items()}
-            return cls(**(values | {"parents": parents}))
+            manifest = cls(**(values | {"parents": parents}))
         except (TypeError, AttributeError) as err:
             raise ArtifactError(f"{source} holds a malformed manifest: {err}") from err
+        for name in ("options", "report", "tools", "files"):
+            if not isinstance(getattr(manifest, name), dict):
+                raise ArtifactError(f"{source} holds a malformed manifest: {name} is no object")
+        return manifest
 
 
 def tool_versions() -> dict[str, str]:
@@ -186,7 +190,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
         temporary.replace(path)
     except OSError as err:
-        raise ArtifactError(f"{path} could not be written: {err.strerror}") from err
+        raise ArtifactError(f"{path} could not be written: {err.strerror or err}") from err
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -199,7 +203,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON atomically, indented, with a final newline."""
-    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, _json_bytes(values))
+
+
+def _json_bytes(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -228,7 +236,7 @@ def read_json(path: Path, what: str) -> Any:
         data = stream.read()
     try:
         return json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, UnicodeDecodeError) as err:
+    except (ValueError, RecursionError) as err:
         raise ArtifactError(
             f"{path} is not {what}: {err}", "the file may be truncated; make it again"
         ) from err
@@ -239,10 +247,31 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest beside a file, with the file's own hash in it."""
-    files = {path.name: sha256_of_file(path)}
-    write_json(manifest_path(path), manifest.to_dict() | {"files": files})
+@contextlib.contextmanager
+def atomic_artifact(path: Path, manifest: Manifest, *beside: str) -> Iterator[tuple[Path, ...]]:
+    """Give temporary paths for a file and others beside it that get their places together.
+
+    All are whole before any is in place; the manifest, which vouches for them by their hashes,
+    comes last.
+
+    Args:
+        path: The file to write; its manifest goes beside it.
+        manifest: What to say of it; `files` is filled in.
+        beside: Names of further files, in the same folder.
+
+    Yields:
+        One path for `path` and each name of `beside`.
+
+    Raises:
+        ArtifactError: If the folder is missing or not writable.
+    """
+    names = (path.name, *beside)
+    with contextlib.ExitStack() as stack:  # its blocks end in reverse order
+        description = stack.enter_context(atomic_path(manifest_path(path)))
+        paths = [stack.enter_context(atomic_path(path.with_name(name))) for name in names]
+        yield tuple(paths)
+        files = {name: sha256_of_file(file) for name, file in zip(names, paths, strict=True)}
+        description.write_bytes(_json_bytes(manifest.to_dict() | {"files": files}))
 
 
 def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
@@ -250,18 +279,21 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
 
     Args:
         path: The file described.
-        verify: Compare the file's hash too.
+        verify: Compare the hashes too, also of the weights that it keeps beside it.
 
     Raises:
         ArtifactError: If either is missing or malformed, or the file is not the one described.
     """
-    beside = manifest_path(path)
-    manifest = Manifest.from_dict(read_json(beside, "a manifest"), str(beside))
-    if verify and manifest.files.get(path.name) != sha256_of_file(path):
-        raise ArtifactError(
-            f"{path} is not the file that {beside.name} describes: their hashes differ",
-            "the file is truncated or was replaced; make it again",
-        )
+    described = manifest_path(path)
+    manifest = Manifest.from_dict(read_json(described, "a manifest"), str(described))
+    if verify:
+        for name in {path.name: ""} | manifest.files:
+            if manifest.files.get(name) != sha256_of_file(path.parent / Path(name).name):
+                raise ArtifactError(
+                    f"{path.parent / name} is not the file that {described.name} describes: "
+                    "their hashes differ",
+                    "the file is truncated or was replaced; make it again",
+                )
     return manifest
 
 

@@ -29,6 +29,7 @@ from edgeattn.graph.files import (
     input_specs,
     load_graph,
     save_graph,
+    weights_bytes,
 )
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.placement import place_qdq
@@ -224,7 +225,7 @@ class _Session:
         # Between batches the processor belongs to the observers and the decoding of images.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            if model.ByteSize() <= MAX_INLINE_BYTES:
+            if weights_bytes(model) <= MAX_INLINE_BYTES:
                 self._session = _open(model.SerializeToString(), options)
             else:
                 with tempfile.TemporaryDirectory() as folder:

@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    load_external_data_for_model,
-    uses_external_data,
-)
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from edgeattn.artifacts import (
-    Manifest,
-    atomic_path,
-    open_for_reading,
-    sha256_of_file,
-    write_manifest,
-)
+from edgeattn.artifacts import Manifest, atomic_artifact, open_for_reading, sha256_of_file
 from edgeattn.errors import ArtifactError, GraphError
 from edgeattn.spec import ImagePreprocess, InputSpec
 
@@ -40,14 +31,18 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
 
     Raises:
         ArtifactError: If the file or its external data is missing.
-        GraphError: If it is not a whole ONNX graph.
+        GraphError: If it is not a whole ONNX graph, or has weights outside its folder.
     """
     path = Path(path)
     model = _parse(path)
+    for file in _external_files(model, path):
+        if not file.exists():
+            raise ArtifactError(
+                f"the weights of {path} are missing: there is no file {file}",
+                "keep the two files together",
+            )
     try:
         load_external_data_for_model(model, str(path.absolute().parent))
-    except FileNotFoundError as err:
-        raise ArtifactError(f"the weights of {path} are missing: {err}") from err
     except Exception as err:  # onnx raises its own and built-in types for a bad location or size
         raise GraphError(f"the weights of {path} cannot be read: {err}") from err
     return model
@@ -67,24 +62,80 @@ def _parse(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """List the files beside a graph that hold its weights.
+
+    Raises:
+        GraphError: If one lies outside the graph's folder.
+    """
+    entries = (
+        entry.value
+        for tensor in _tensors(model.graph)
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    )
+    locations = sorted(set(entries))
+    for location in locations:
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            raise GraphError(
+                f"{path} keeps weights outside its folder, in {location}; they are not read",
+                "save it again with its weights beside it",
+            )
+    return [path.parent / location for location in locations]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """List the weights and constants of a graph and of its control flow."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for body in (attribute.g, *attribute.graphs):
+                yield from _tensors(body)
+
+
+def weights_bytes(model: onnx.ModelProto) -> int:
+    """Count the bytes of a graph's weights; unlike `ByteSize`, beyond protobuf's limit too."""
+    return sum(len(t.raw_data) or t.ByteSize() for t in model.graph.initializer)
+
+
+def write_graph(model: onnx.ModelProto, file: Path, data: Path, data_name: str) -> None:
+    """Write a graph to one file and its larger weights to another.
+
+    Args:
+        model: Its larger weights are moved out of it, so that memory holds them once.
+        file: The ONNX file.
+        data: The file of the weights.
+        data_name: What the graph shall call that file.
+    """
+    with data.open("wb") as stream:
+        _move_weights(model, stream, data_name)
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def save_graph(model: onnx.ModelProto, path: Path | str, manifest: Manifest) -> Path:
     """Write a graph with its manifest inside and beside it.
 
-    Weights go to `NAME.onnx.data` if the file would pass protobuf's limit. Each file appears
-    whole or not at all.
+    Weights go to `NAME.onnx.data` if the file would pass protobuf's limit. The files appear
+    together and whole, or not at all.
+
+    Args:
+        model: Its properties are changed; weights that go to their own file are moved out of it.
+        path: File to write.
+        manifest: What to say of it.
 
     Raises:
         ArtifactError: If the folder is not writable.
     """
     path = Path(path)
     onnx.helper.set_model_props(model, _props(model) | {MANIFEST_KEY: _dump(manifest)})
-    data_path = path.with_name(path.name + ".data")
-    if model.ByteSize() > MAX_INLINE_BYTES:
-        with atomic_path(data_path) as temporary, temporary.open("wb") as stream:
-            _move_weights(model, stream, data_path.name)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-    write_manifest(path, manifest)
+    beside = [path.name + ".data"] if weights_bytes(model) > MAX_INLINE_BYTES else []
+    with atomic_artifact(path, manifest, *beside) as (file, *data):
+        if data:
+            write_graph(model, file, data[0], beside[0])
+        else:
+            file.write_bytes(model.SerializeToString(deterministic=True))
     return path
 
 
@@ -109,21 +160,15 @@ def graph_sha256(path: Path | str) -> str:
 
     Raises:
         ArtifactError: If a file is missing.
-        GraphError: If it is not a whole ONNX graph.
+        GraphError: If it is not a whole ONNX graph, or has weights outside its folder.
     """
     path = Path(path)
-    external = sorted(
-        {
-            ExternalDataInfo(t).location
-            for t in _parse(path).graph.initializer
-            if uses_external_data(t)
-        }
-    )
+    external = _external_files(_parse(path), path)
     if not external:
         return sha256_of_file(path)
     digest = hashlib.sha256(sha256_of_file(path).encode())
-    for location in external:
-        digest.update(sha256_of_file(path.parent / location).encode())
+    for file in external:
+        digest.update(sha256_of_file(file).encode())
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
-from edgeattn.graph.files import MAX_INLINE_BYTES, value_shape
+from edgeattn.graph.files import MAX_INLINE_BYTES, value_shape, weights_bytes
 from edgeattn.graph.op import is_attention, spec_of_node
 
 
@@ -59,7 +59,7 @@ def _stand_in(node: onnx.NodeProto, shadow: onnx.ModelProto) -> onnx.NodeProto:
 
 def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Turn weights into graph inputs where copying them would be slow or impossible."""
-    if model.ByteSize() < min(MAX_INLINE_BYTES, 64 << 20):
+    if weights_bytes(model) < min(MAX_INLINE_BYTES, 64 << 20):
         return model
     light = onnx.ModelProto()
     graph = light.graph

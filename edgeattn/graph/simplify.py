@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgeattn.graph.files import MAX_INLINE_BYTES, value_dtype, value_shape
+from edgeattn.graph.files import MAX_INLINE_BYTES, value_dtype, value_shape, weights_bytes
 from edgeattn.graph.op import attention_nodes, spec_of_node
 from edgeattn.graph.verify import relative_error, run_graph
 
@@ -75,7 +75,7 @@ def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
         import onnxsim
     except ImportError as err:
         return None, f"onnxsim cannot be imported: {err}"
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES:
+    if weights_bytes(model) > MAX_INLINE_BYTES:
         return None, "the graph's weights pass 2 GB, which onnxsim cannot take"
     try:
         candidate, _ = onnxsim.simplify(model, check_n=0, skipped_optimizers=SKIPPED_OPTIMIZERS)

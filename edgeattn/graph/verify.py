@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 
+from edgeattn.graph.files import MAX_INLINE_BYTES, weights_bytes, write_graph
 from edgeattn.graph.passes.decompose import decompose
 
 
@@ -14,7 +17,7 @@ def run_graph(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[
     """Run a graph, attention nodes decomposed, as plainly as ONNX Runtime can.
 
     Args:
-        model: Any graph of at most 2 GB.
+        model: Any graph; one beyond protobuf's limit goes through a temporary folder.
         inputs: Arrays by input name.
 
     Returns:
@@ -24,9 +27,15 @@ def run_graph(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(
-        decompose(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    standard = decompose(model)
+    if weights_bytes(standard) <= MAX_INLINE_BYTES:
+        session = ort.InferenceSession(standard.SerializeToString(), options, providers=providers)
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgeattn-") as folder:
+            file, data = Path(folder, "net.onnx"), Path(folder, "net.onnx.data")
+            write_graph(standard, file, data, data.name)
+            session = ort.InferenceSession(file, options, providers=providers)
     outputs: list[np.ndarray] = session.run(None, dict(inputs))
     return outputs
 

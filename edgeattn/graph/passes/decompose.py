@@ -67,9 +67,10 @@ def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
 def _drop_unused_weights(model: onnx.ModelProto) -> None:
     used = {name for node in model.graph.node for name in node.input}
     used.update(value.name for value in model.graph.output)
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    weights = model.graph.initializer
+    for index in reversed(range(len(weights))):  # a list of those kept would copy them
+        if weights[index].name not in used:
+            del weights[index]
     domains = {node.domain for node in model.graph.node}
     opsets = [o for o in model.opset_import if o.domain in domains or o.domain == ""]
     del model.opset_import[:]
