@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Literal, overload
 from edgeattn.artifacts import (
     Manifest,
     Parent,
-    atomic_path,
+    atomic_artifact,
     check_writable,
     manifest_path,
     sha256_of_file,
@@ -149,21 +147,12 @@ def _check_engine(engine: str) -> None:
 
 
 def _write(output: Path, lowered: LoweredGraph, weights: Path) -> None:
-    """Write engine, weights if apart, and manifest: all are whole before any is in place.
-
-    The manifest, which vouches for the others by their hashes, comes last.
-    """
-    with contextlib.ExitStack() as stack:  # its blocks end in reverse order
-        description = stack.enter_context(atomic_path(manifest_path(output)))
-        plan = stack.enter_context(atomic_path(output))
+    """Write engine, weights if apart, and manifest, together or not at all."""
+    beside = [] if lowered.weights_folder is None else [weights.name]
+    with atomic_artifact(output, lowered.manifest, *beside) as (plan, *data):
         plan.write_bytes(lowered.data)
-        files = {output.name: sha256_of_file(plan)}
-        if lowered.weights_folder is not None:
-            data = stack.enter_context(atomic_path(output.with_name(weights.name)))
-            weights.replace(data)
-            files[weights.name] = sha256_of_file(data)
-        values = lowered.manifest.to_dict() | {"files": files}
-        description.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        for file in data:
+            weights.replace(file)
 
 
 class _Steps:

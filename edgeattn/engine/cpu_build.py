@@ -17,7 +17,7 @@ from edgeattn.engine.cpu_int8 import choose_arithmetic, is_quantized
 from edgeattn.engine.cpu_lowering import lower_for_cpu
 from edgeattn.engine.cpu_samples import samples_apart
 from edgeattn.engine.host import cpu_features
-from edgeattn.graph.files import MAX_INLINE_BYTES, embedded_manifest, input_specs
+from edgeattn.graph.files import MAX_INLINE_BYTES, embedded_manifest, input_specs, weights_bytes
 from edgeattn.graph.finite import check_finite
 from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.passes.free_batch import fixed_batch
@@ -72,7 +72,7 @@ def lower(
     attention = len(attention_nodes(model))
     lowered = lower_for_cpu(model)
     batch, freed = fixed_batch(lowered), None
-    if batch > 1 and lowered.ByteSize() <= MAX_INLINE_BYTES:
+    if batch > 1 and weights_bytes(lowered) <= MAX_INLINE_BYTES:
         freed = samples_apart(lowered)
     lowered = freed or lowered
     weights_folder = _move_weights(lowered, weights)
@@ -114,7 +114,7 @@ def was_tried_here(manifest: Manifest) -> bool:
 
 def _move_weights(model: onnx.ModelProto, file: Path) -> Path | None:
     """Move the weights of a graph beyond protobuf's limit into a file beside it."""
-    if model.ByteSize() <= MAX_INLINE_BYTES:
+    if weights_bytes(model) <= MAX_INLINE_BYTES:
         return None
     convert_model_to_external_data(model, location=file.name, size_threshold=1024)
     write_external_data_tensors(model, str(file.parent))

@@ -117,7 +117,7 @@ def profile(
     engine: Engine | Path | str,
     inputs: Mapping[str, np.ndarray] | None = None,
     *,
-    iterations: int | None = None,
+    iterations: int = ITERATIONS,
     duration_s: float = DURATION_S,
     warm_up_ms: float = WARM_UP_MS,
     output: Path | str | None = None,
@@ -133,7 +133,7 @@ def profile(
     Args:
         engine: An engine, or the file of one.
         inputs: Arrays by input name; random ones if not given.
-        iterations: Least number of timed queries; 10 if not given.
+        iterations: Least number of timed queries.
         duration_s: Least time to go on timing.
         warm_up_ms: Time to run without timing before.
         output: Report to write, `NAME.profile.json`.
@@ -149,8 +149,8 @@ def profile(
     """
     if output is not None:
         check_writable(Path(output))
-    options = {
-        "iterations": ITERATIONS if iterations is None else iterations,
+    options: dict[str, Any] = {
+        "iterations": iterations,
         "duration_s": duration_s,
         "warm_up_ms": warm_up_ms,
     }
@@ -163,10 +163,7 @@ def profile(
         if progress is not None:
             progress(0, None, "measure")
         measurement = measure(
-            query,
-            iterations=ITERATIONS if iterations is None else iterations,
-            duration_s=duration_s,
-            warm_up_ms=warm_up_ms,
+            query, iterations=iterations, duration_s=duration_s, warm_up_ms=warm_up_ms
         )
         report = _report(loaded, inputs, options, measurement, before)
     if output is not None:

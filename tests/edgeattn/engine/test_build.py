@@ -228,7 +228,9 @@ def test_weights_beyond_the_limit_of_protobuf_go_beside_the_engine(
         )
     data = tmp_path / "net.engine.data"
     data.write_bytes(data.read_bytes()[:-1] + b"?")
-    with pytest.raises(ArtifactError, match=r"net.engine.data is not the file that net.engine"):
+    with pytest.raises(
+        ArtifactError, match=r"net.engine.data is not the file that net.engine.json"
+    ):
         load(engine)
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeattn.artifacts import Manifest, manifest_path, read_manifest, write_json, write_manifest
+from edgeattn.artifacts import (
+    Manifest,
+    atomic_artifact,
+    manifest_path,
+    read_manifest,
+    write_json,
+)
 from edgeattn.engine import cpu_build
 from edgeattn.engine.build import build
 from edgeattn.engine.cpu_int8 import Int8Choice
@@ -20,6 +26,12 @@ from edgeattn.errors import ArtifactError, EdgeAttnError, EngineError, GraphErro
 from tests.graphs import WEIGHT, classifier, int8_chain, logits_of, save
 
 X = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+
+
+def describe(path: Path, manifest: Manifest) -> None:
+    """Put another manifest, with right hashes, beside a file."""
+    with atomic_artifact(path, manifest) as (copy,):
+        copy.write_bytes(path.read_bytes())
 
 
 @pytest.fixture
@@ -75,7 +87,7 @@ def test_a_manifest_of_another_format_version_is_refused(engine: Path) -> None:
 
 
 def test_an_engine_for_another_device_is_refused(engine: Path) -> None:
-    write_manifest(engine, Manifest("engine", target="tensorrt"))
+    describe(engine, Manifest("engine", target="tensorrt"))
     with pytest.raises(EngineError, match="is an engine for tensorrt"):
         load(engine)
 
@@ -83,7 +95,7 @@ def test_an_engine_for_another_device_is_refused(engine: Path) -> None:
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "net.calib.json"
     table.write_text("{}")
-    write_manifest(table, Manifest("table"))
+    describe(table, Manifest("table"))
     with pytest.raises(ArtifactError, match="is a table; expected an engine"):
         load(table)
 
@@ -97,7 +109,7 @@ class Bomb:
 def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(pickle.dumps(Bomb()))
-    write_manifest(path, Manifest("engine", target="cpu"))
+    describe(path, Manifest("engine", target="cpu"))
     with pytest.raises(EdgeAttnError, match=r"protobuf parsing failed|is not a whole ONNX file"):
         load(path)
 
@@ -111,7 +123,7 @@ def test_a_raw_graph_with_nan_weights_is_refused(tmp_path: Path) -> None:
 def as_if_built_elsewhere(engine: Path) -> None:
     manifest = read_manifest(engine)
     report = manifest.report | {"cpu_features": ["avx2"], "int8_arithmetic": "unfused"}
-    write_manifest(engine, replace(manifest, report=report))
+    describe(engine, replace(manifest, report=report))
 
 
 @pytest.fixture
@@ -131,7 +143,7 @@ def test_an_int8_engine_from_another_processor_is_tried_anew(int8_engine: Path) 
 
 def test_an_int8_engine_of_another_release_of_the_runtime_is_tried_anew(int8_engine: Path) -> None:
     here = read_manifest(int8_engine)
-    write_manifest(
+    describe(
         int8_engine,
         replace(
             here,
