@@ -154,11 +154,11 @@ def check_writable(path: Path) -> None:
         ArtifactError: If the folder is missing or not writable, or the path is a folder.
     """
     folder = path.absolute().parent
-    if path.is_dir():
-        raise ArtifactError(f"{path} is a folder; expected a file to write", "give a file name")
-    if not folder.is_dir():
-        raise ArtifactError(f"there is no folder {folder}", "create it first")
     try:
+        if path.is_dir():
+            raise ArtifactError(f"{path} is a folder; expected a file to write")
+        if not folder.is_dir():
+            raise ArtifactError(f"there is no folder {folder}", "create it first")
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".edgeattn-"):
             pass
     except OSError as err:
