@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -62,9 +64,16 @@ def quantize_per_channel(
     return np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int8), scales
 
 
-def dequantize_per_channel(
-    integers: NDArray[np.int8], scales: NDArray[np.float32], axis: int
-) -> NDArray[np.float32]:
-    """Turn the integers of `quantize_per_channel` back into real values."""
-    others = tuple(dim for dim in range(integers.ndim) if dim != axis)
-    return integers.astype(np.float32) * np.expand_dims(scales, others)
+def rounding_sqnr_db(
+    weight: NDArray[np.float32], integers: NDArray[np.int8], scales: NDArray[np.float32], axis: int
+) -> float | None:
+    """Compare a weight with what `quantize_per_channel` made of it.
+
+    Returns:
+        `10 log10(sum(w^2) / sum((w - scale * integer)^2))` in dB; `None` if nothing was rounded.
+    """
+    others = tuple(dim for dim in range(weight.ndim) if dim != axis)
+    error = weight - integers * np.expand_dims(scales, others)
+    noise = float(np.sum(np.square(error, dtype=np.float64)))
+    signal = float(np.sum(np.square(weight, dtype=np.float64)))
+    return 10 * math.log10(signal / noise) if noise else None

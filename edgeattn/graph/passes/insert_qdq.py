@@ -20,9 +20,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgeattn.errors import TableError
-from edgeattn.graph.compare import finite_or_none, sqnr_db
 from edgeattn.graph.constants import Constants, drop_orphans, subgraphs, used_names
-from edgeattn.graph.int8 import dequantize_per_channel, is_quant_scale, quantize_per_channel
+from edgeattn.graph.int8 import is_quant_scale, quantize_per_channel, rounding_sqnr_db
 from edgeattn.graph.placement import (
     Decision,
     LinearNode,
@@ -145,10 +144,9 @@ class _Inserter:
             self._add_initializer(f"{name}_zero_point", np.zeros(scales.size, np.int8)),
         ]
         output = self._new_name(f"{name}_dequantized")
-        restored = dequantize_per_channel(integers, scales, axis)
         return (
             self._add_node("DequantizeLinear", inputs, output, axis=axis),
-            finite_or_none(sqnr_db(weight, restored)),
+            rounding_sqnr_db(weight, integers, scales, axis),
         )
 
     def _add_node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
