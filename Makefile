@@ -34,7 +34,7 @@ setup: .venv/.installed-dev
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "edgeattn needs Python 3.10 or newer: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "this Python cannot make environments: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@

@@ -99,3 +99,13 @@ def test_each_document_is_reached_from_the_readme():
     readme = (ROOT / "README.md").read_text()
     missing = [page for page in PAGES if page.startswith("docs/") and f"({page})" not in readme]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_make_command_of_a_page_exists(page):
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = re.findall(
+        r"(?:`|^)make ([a-z-]+(?: [a-z-]+)*)", (ROOT / page).read_text(), re.MULTILINE
+    )
+    assert {target for names in named for target in names.split()} <= targets

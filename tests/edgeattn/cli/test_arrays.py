@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from edgeattn.cli.arrays import read_arrays, write_arrays
+from edgeattn.arrays import read_arrays, write_arrays
 from edgeattn.errors import ArtifactError, DataError
 
 
