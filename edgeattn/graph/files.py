@@ -25,6 +25,12 @@ MANIFEST_KEY = "edgeattn.manifest"
 # Protobuf refuses messages of 2 GiB; the rest of the graph needs some room.
 MAX_INLINE_BYTES = 2_000_000_000
 
+_DTYPES_BEYOND_NUMPY: dict[int, str] = {
+    onnx.TensorProto.UNDEFINED: "unknown",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.STRING: "string",
+}
+
 
 def load_graph(path: Path | str) -> onnx.ModelProto:
     """Read an ONNX file with its weights.
@@ -182,28 +188,41 @@ def embedded_manifest(model: onnx.ModelProto, source: str) -> Manifest | None:
     if text is None:
         return None
     try:
-        return Manifest.from_dict(json.loads(text), source)
+        values = json.loads(text)
     except ValueError as err:
-        if isinstance(err, ArtifactError):
-            raise
         raise ArtifactError(f"{source} holds a malformed manifest: {err}") from err
+    return Manifest.from_dict(values, source)
 
 
 def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
-    """Describe the graph's inputs, with the preprocessing that its manifest names."""
-    manifest = embedded_manifest(model, "the graph")
-    described = manifest.options.get("inputs", []) if manifest else []
-    preprocess = {
-        entry["name"]: ImagePreprocess(**entry["preprocess"])
-        for entry in described
-        if entry.get("preprocess")
-    }
+    """Describe the graph's inputs, with the preprocessing that its manifest names.
+
+    Raises:
+        ArtifactError: If the manifest is malformed or of an unknown format version.
+        SpecError: If an input is of a type that the toolkit cannot feed.
+    """
+    preprocess = _preprocessing(embedded_manifest(model, "the graph"))
     weights = {tensor.name for tensor in model.graph.initializer}
     return tuple(
         InputSpec(value_shape(value), value.name, value_dtype(value), preprocess.get(value.name))
         for value in model.graph.input
         if value.name not in weights
     )
+
+
+def _preprocessing(manifest: Manifest | None) -> dict[str, ImagePreprocess]:
+    """Read how images become each input, by name."""
+    described = manifest.options.get("inputs", []) if manifest else []
+    try:
+        return {
+            entry["name"]: ImagePreprocess(**entry["preprocess"])
+            for entry in described
+            if entry.get("preprocess")
+        }
+    except (TypeError, KeyError, AttributeError, ValueError) as err:
+        raise ArtifactError(
+            f"the graph's manifest describes its inputs wrongly: {err}", "export it again"
+        ) from err
 
 
 def value_shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
@@ -216,10 +235,13 @@ def value_shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def value_dtype(value: onnx.ValueInfoProto) -> str:
-    """Name in numpy of the element type of a graph input or output."""
+    """Name in numpy of the element type of a graph input or output.
+
+    `bfloat16` and `string` have no such name, and what is not a tensor is `unknown`.
+    """
     element = value.type.tensor_type.elem_type
-    if element == onnx.TensorProto.BFLOAT16:
-        return "bfloat16"
+    if element in _DTYPES_BEYOND_NUMPY:
+        return _DTYPES_BEYOND_NUMPY[element]
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)).name
 
 
