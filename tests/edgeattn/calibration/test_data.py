@@ -18,6 +18,8 @@ FIXED = [InputSpec((4, 3), "x")]
 PAIR = [InputSpec(("batch", 3), "x"), InputSpec(("batch",), "n", "int64")]
 IMAGE = [InputSpec(("batch", 1, 6, 6), "x", "float32", ImagePreprocess((0.0,), (1.0,)))]
 
+UNREADABLE = "(cannot be read|is not a whole .npz file of arrays): "
+
 
 def rows(count: int) -> np.ndarray:
     """Row i is (i, i, i)."""
@@ -187,7 +189,7 @@ def test_python_objects_are_never_loaded(tmp_path, kind):
     path = tmp_path / f"evil.{kind}"
     array = np.array([Bomb()], dtype=object)
     np.savez(path, x=array) if kind == "npz" else np.save(path, array)
-    with pytest.raises(DataError, match=rf"evil\.{kind} cannot be read"):
+    with pytest.raises(DataError, match=rf"evil\.{kind} (cannot be read|is not a whole)"):
         open_batches(path, VECTOR)
     assert not (tmp_path / "executed").exists()
 
@@ -198,18 +200,18 @@ def test_a_truncated_file_is_refused(tmp_path, kind, share):
     path = tmp_path / f"data.{kind}"
     np.savez_compressed(path, x=rows(500)) if kind == "npz" else np.save(path, rows(500))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(DataError, match=rf"data\.{kind} cannot be read"):
+    with pytest.raises(DataError, match=rf"data\.{kind} (cannot be read|is not a whole)"):
         open_batches(path, VECTOR)
 
 
 def test_a_file_named_after_the_other_kind_is_refused(tmp_path):
     np.save(tmp_path / "data.npy", rows(2))
     (tmp_path / "data.npy").rename(tmp_path / "data.npz")
-    with pytest.raises(DataError, match="it is no archive of arrays"):
+    with pytest.raises(DataError, match=r"data\.npz is not a whole"):
         open_batches(tmp_path / "data.npz", VECTOR)
     np.savez(tmp_path / "arrays.npz", x=rows(2))
     (tmp_path / "arrays.npz").rename(tmp_path / "arrays.npy")
-    with pytest.raises(DataError, match=r"arrays\.npy cannot be read"):
+    with pytest.raises(DataError, match=rf"arrays\.npy {UNREADABLE}"):
         open_batches(tmp_path / "arrays.npy", VECTOR)
 
 
@@ -219,7 +221,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[200:240] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"data\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"data\.npz is not a whole"):
         open_batches(path, VECTOR)
 
 
