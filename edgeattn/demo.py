@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 import edgeattn
+from edgeattn.arrays import LABEL_KEY, read_arrays
 from edgeattn.artifacts import data_folder, read_manifest, sha256_of_file, tool_versions
-from edgeattn.calibration.images import check_image_input
 from edgeattn.errors import ArtifactError
 from edgeattn.models.registry import get_entry
 
@@ -150,12 +150,9 @@ def held_out() -> tuple[dict[str, np.ndarray], np.ndarray]:
     path = data_folder("calib") / HELD_OUT
     if not path.is_file():
         raise ArtifactError(f"the shipped images {path} are missing", "reinstall edgeattn")
-    model_input = get_entry(MODEL).input
-    preprocess = check_image_input(model_input)
-    with np.load(path, allow_pickle=False) as arrays:
-        images, labels = arrays["images"][:, None].astype(np.float32), arrays["labels"]
-    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
-    return {model_input.name: (images / np.float32(255) - mean) / std}, labels
+    arrays = read_arrays(path)
+    labels = arrays.pop(LABEL_KEY)
+    return arrays, labels
 
 
 def _exported(path: Path) -> Path:

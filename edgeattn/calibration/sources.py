@@ -10,8 +10,6 @@ import importlib
 import os
 import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.arrays import LABEL_KEY, read_arrays
 from edgeattn.calibration.images import IMAGE_SUFFIXES, check_image_input, load_image
 from edgeattn.errors import DataError
 from edgeattn.spec import InputSpec
@@ -26,8 +25,6 @@ from edgeattn.spec import InputSpec
 Array = NDArray[Any]
 Sample = dict[str, Array]
 DataSource = str | Path | Iterable[Any]
-
-LABEL_KEY = "label"  # may stand beside the inputs: what a labelled set has, and no input needs
 
 
 class IndexedSource(Protocol):
@@ -296,22 +293,16 @@ def _load_arrays(path: Path, inputs: Sequence[InputSpec]) -> Sample:
             f"{path} is not data that edgeattn reads",
             "give a folder of images, a .npz or .npy file, or module:function",
         )
-    try:
-        if path.suffix == ".npy":  # rows are read as they are needed
-            return _single(np.lib.format.open_memmap(path, mode="r"), inputs)
-        # numpy leaves a file open that it opened itself and found broken.
-        with path.open("rb") as stream:
-            arrays = np.load(stream, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                raise ValueError("it is no archive of arrays")
-            return _match_inputs(arrays, inputs, path.name)
-    except DataError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+    if path.suffix == ".npz":
+        return _match_inputs(read_arrays(path), inputs, path.name)
+    try:  # rows are read as they are needed
+        rows = np.lib.format.open_memmap(path, mode="r")
+    except Exception as err:  # a damaged header can raise what Python's tokenizer does
         raise DataError(
             f"{path} cannot be read: {err}",
             "it may be truncated, or hold Python objects, which are never loaded",
         ) from err
+    return _single(rows, inputs)
 
 
 def _call(name: str) -> Iterable[Any]:

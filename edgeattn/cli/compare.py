@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--inputs",
     type=FILE,
     help="A .npz file: arrays by input name, samples along axis 0, and class indices as "
-    "`labels` if there are any. Default: random.",
+    "`label` if there are any. Default: random.",
 )
 @shapes_option
 @click.option(
@@ -70,7 +70,7 @@ def command(
     --json prints under `figures`.
     """
     import edgeattn
-    from edgeattn.cli.arrays import read_arrays
+    from edgeattn.arrays import read_arrays
 
     with working() as progress:
         comparison = edgeattn.compare(

@@ -55,7 +55,7 @@ def command(
     one of the times measured. --json prints the report without the times of single queries.
     """
     import edgeattn
-    from edgeattn.cli.arrays import read_arrays
+    from edgeattn.arrays import read_arrays
 
     with working() as progress:
         report = edgeattn.profile(

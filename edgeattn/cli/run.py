@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeattn.cli.arrays import read_arrays, write_arrays
+from edgeattn.arrays import read_arrays, write_arrays
 from edgeattn.cli.console import print_json, print_table, shape
 from edgeattn.cli.options import FILE, EngineVerb, batch_size_option, json_option, threads_option
 from edgeattn.cli.progress import working

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgeattn.arrays import LABEL_KEY
 from edgeattn.artifacts import Manifest
 from edgeattn.engine.base import BoundQuery, Engine, TensorSpec
 from edgeattn.engine.batches import BATCH_SIZE, batches, fixed_batch_size, run_samples
@@ -135,7 +136,7 @@ def compare(
         b: The candidate, with the same input and output names; a single input or output may be
             called differently.
         inputs: Arrays by A's input names, any number of samples along axis 0; random ones of one
-            batch if not given. An array `labels` that is no input holds the labels.
+            batch if not given. An array `label` that is no input holds the labels.
         labels: `[samples]` class indices, for top-1.
         fail_if: Conditions `NAME OP NUMBER` on `Comparison.figures`, such as `sqnr_db < 30`,
             `top1_drop > 0.3` or `p99_ms > 5`; the true ones are listed in `violations`.
@@ -163,9 +164,9 @@ def compare(
         if inputs is None:
             options["random_inputs_seed"] = seed
             inputs = random_inputs(_joint_specs(engine_a, engine_b, to_b), shapes, seed)
-        elif "labels" in inputs and labels is None and "labels" not in to_b:
-            labels = inputs["labels"]
-            inputs = {name: array for name, array in inputs.items() if name != "labels"}
+        elif LABEL_KEY in inputs and labels is None and LABEL_KEY not in to_b:
+            labels = inputs[LABEL_KEY]
+            inputs = {name: array for name, array in inputs.items() if name != LABEL_KEY}
         outputs_a = run_samples(engine_a, inputs, batch_size, progress)
         inputs_b = {to_b.get(name, name): array for name, array in inputs.items()}
         outputs_b = run_samples(engine_b, inputs_b, batch_size, progress)

@@ -91,7 +91,7 @@ def train(
     if development:
         dataset = development_split(dataset)
     inputs, labels = (torch.from_numpy(array) for array in dataset.part(held_out=False))
-    ready = _model_input(entry.input.preprocess)
+    ready = model_input(entry.input.preprocess)
     with reproducible(seed):
         model = entry.build()
         if isinstance(model, MSSeq):
@@ -116,7 +116,7 @@ def evaluate(name: str, model: nn.Module, dataset: Dataset) -> float:
     """
     inputs, labels = (torch.from_numpy(array) for array in dataset.part(held_out=True))
     scaled = inputs[:, None] / 255.0 if inputs.dtype == torch.uint8 else inputs
-    return accuracy(model, _model_input(get_entry(name).input.preprocess)(scaled), labels)
+    return accuracy(model, model_input(get_entry(name).input.preprocess)(scaled), labels)
 
 
 def development_split(dataset: Dataset) -> Dataset:
@@ -131,7 +131,7 @@ def development_split(dataset: Dataset) -> Dataset:
     )
 
 
-def _model_input(preprocess: ImagePreprocess | None) -> Callable[[Tensor], Tensor]:
+def model_input(preprocess: ImagePreprocess | None) -> Callable[[Tensor], Tensor]:
     """Give what brings images in [0, 1] to the model's input; signals stay in their own units."""
     if preprocess is None:
         return lambda signals: signals

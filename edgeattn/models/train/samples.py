@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from edgeattn.models.registry import get_entry
 from edgeattn.models.train.data import DATA_SETS, Dataset
+from edgeattn.models.train.recipes import model_input
 
 # Every 31st of a class's 400 training digits: 13 of each.
 _STRIDE = 31
@@ -20,9 +23,10 @@ def write_samples(folder: Path) -> list[Path]:
     """Write the samples of every data set.
 
     * `mnist/calibration/CLASS/INDEX.png`: 28x28 grey; the index is that of the whole set.
-    * `mnist/heldout.npz`: `images` uint8 `[N, 28, 28]`, `labels` int64 `[N]`.
-    * `basic_motions/calibration.npz`, `basic_motions/heldout.npz`: `input` float32
-      `[N, 6, 100]`, what the model takes, and `label` int64 `[N]`.
+    * `mnist/heldout.npz`: `input` float32 `[N, 1, 28, 28]`, what the models take, and `label`
+      int64 `[N]`.
+    * `basic_motions/calibration.npz`, `basic_motions/heldout.npz`: the same with `input`
+      `[N, 6, 100]`.
 
     Args:
         folder: Where to; existing files of the same names are replaced.
@@ -48,8 +52,10 @@ def _write_images(dataset: Dataset, folder: Path) -> list[Path]:
             Image.fromarray(dataset.inputs[index]).save(path, optimize=True)
             written.append(path)
     images, labels = dataset.part(held_out=True)
+    normalise = model_input(get_entry("mswin_nano").input.preprocess)
+    inputs = normalise(torch.from_numpy(images)[:, None] / 255.0)
     path = folder / "heldout.npz"
-    np.savez_compressed(path, images=images, labels=labels)
+    np.savez_compressed(path, input=inputs.numpy(), label=labels)
     return [*written, path]
 
 

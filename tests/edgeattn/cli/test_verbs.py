@@ -19,7 +19,7 @@ def walked(tmp_path_factory):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((12, *PREPROCESSED)).astype(np.float32)
     np.savez(folder / "images.npz", input=images)
-    np.savez(folder / "labelled.npz", input=images, labels=rng.integers(0, 10, 12))
+    np.savez(folder / "labelled.npz", input=images, label=rng.integers(0, 10, 12))
     (folder / "mine.py").write_text(
         "from torch import nn\n"
         "def model():\n"

@@ -78,15 +78,15 @@ def test_top1_of_both_is_counted_with_labels(tmp_path: Path) -> None:
 
 def test_labels_may_come_with_the_inputs(tmp_path: Path) -> None:
     labels = np.zeros(21, np.int64)
-    named = compare(*graphs(tmp_path), {"x": X, "labels": labels}, latency=False)
+    named = compare(*graphs(tmp_path), {"x": X, "label": labels}, latency=False)
     given = compare(*graphs(tmp_path), {"x": X}, labels, latency=False)
     assert named.top1_a == given.top1_a is not None
 
 
-def test_an_input_called_labels_is_an_input(tmp_path: Path) -> None:
-    text = "g (float[n,2] labels) => (float[n,2] y) { y = Neg(labels) }"
+def test_an_input_called_label_is_an_input(tmp_path: Path) -> None:
+    text = "g (float[n,2] label) => (float[n,2] y) { y = Neg(label) }"
     graph = save(from_text(text), tmp_path / "g.onnx")
-    comparison = compare(graph, graph, {"labels": np.ones((3, 2), np.float32)}, latency=False)
+    comparison = compare(graph, graph, {"label": np.ones((3, 2), np.float32)}, latency=False)
     assert comparison.top1_a is None
 
 

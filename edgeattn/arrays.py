@@ -1,9 +1,8 @@
-"""Tensors by name in `.npz` files, as `run`, `profile` and `compare` take and give them."""
+"""Tensors by name in `.npz` files: inputs, outputs and labelled sets."""
 
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 
 from edgeattn.artifacts import atomic_path, open_for_reading
 from edgeattn.errors import DataError
+
+LABEL_KEY = "label"  # may stand beside the inputs: the classes of a labelled set
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -29,7 +30,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                     with archive.open(name) as member:
                         array = np.lib.format.read_array(member, allow_pickle=False)
                     arrays[name.removesuffix(".npy")] = array
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as err:
+        except Exception as err:  # a damaged header can raise what Python's tokenizer does
             raise DataError(
                 f"{path} is not a whole .npz file of arrays: {err}",
                 "write it with numpy.savez(path, name=array); Python objects are never loaded",
