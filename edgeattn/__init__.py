@@ -17,7 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import EdgeAttnError
-from edgeattn.spec import AttentionSpec, HeadGroup, ImagePreprocess, InputSpec
+from edgeattn.inputs import ImagePreprocess, InputSpec
+from edgeattn.spec import AttentionSpec, HeadGroup
 
 if TYPE_CHECKING:
     from edgeattn.calibration.collect import calibrate

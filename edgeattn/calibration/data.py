@@ -17,7 +17,7 @@ from edgeattn.calibration.sources import (
     open_source,
 )
 from edgeattn.errors import DataError
-from edgeattn.spec import InputSpec
+from edgeattn.inputs import InputSpec
 
 
 def open_batches(

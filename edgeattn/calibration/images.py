@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.errors import DataError
-from edgeattn.spec import Dim, ImagePreprocess, InputSpec
+from edgeattn.inputs import Dim, ImagePreprocess, InputSpec
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeattn.arrays import LABEL_KEY, read_arrays
 from edgeattn.calibration.images import IMAGE_SUFFIXES, check_image_input, load_image
 from edgeattn.errors import DataError
-from edgeattn.spec import InputSpec
+from edgeattn.inputs import InputSpec
 
 Array = NDArray[Any]
 Sample = dict[str, Array]

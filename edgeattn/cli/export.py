@@ -9,7 +9,7 @@ import click
 from edgeattn.cli.artifact import print_written
 from edgeattn.cli.options import FILE, json_option, output_option, parse_input_specs
 from edgeattn.cli.progress import working
-from edgeattn.spec import InputSpec
+from edgeattn.inputs import InputSpec
 
 
 @click.command("export", epilog="Example: edgeattn export mswin_nano --dynamic -o net.onnx")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgeattn.errors import SpecError
-from edgeattn.spec import InputSpec
+from edgeattn.inputs import InputSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

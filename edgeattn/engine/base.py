@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeattn.artifacts import Manifest
 from edgeattn.errors import DataError
-from edgeattn.spec import Dim, ImagePreprocess
+from edgeattn.inputs import Dim, ImagePreprocess
 
 
 @dataclass(frozen=True)

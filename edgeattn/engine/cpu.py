@@ -16,7 +16,7 @@ from edgeattn.engine.cpu_samples import SampleRunner
 from edgeattn.engine.cpu_session import open_session, runtime_errors, session_options
 from edgeattn.engine.host import usable_cores
 from edgeattn.errors import EngineError
-from edgeattn.spec import ImagePreprocess
+from edgeattn.inputs import ImagePreprocess
 
 _DTYPES = {
     "tensor(float)": "float32",

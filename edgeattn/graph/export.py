@@ -25,8 +25,8 @@ from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.simplify import simplify as simplify_graph
 from edgeattn.graph.torch_export import onnx_from_torch
 from edgeattn.graph.verify import relative_error, run_graph
+from edgeattn.inputs import InputSpec
 from edgeattn.models.registry import create_model, get_entry, load_weights, model_names
-from edgeattn.spec import InputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from edgeattn.artifacts import Manifest, atomic_artifact, open_for_reading, sha256_of_file
 from edgeattn.errors import ArtifactError, GraphError
-from edgeattn.spec import ImagePreprocess, InputSpec
+from edgeattn.inputs import ImagePreprocess, InputSpec
 
 MANIFEST_KEY = "edgeattn.manifest"
 

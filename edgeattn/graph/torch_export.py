@@ -6,7 +6,7 @@ The operator becomes one node; everything else is the exporter's translation.
 from __future__ import annotations
 
 import importlib
-import warnings
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import onnx
 
 from edgeattn.errors import GraphError, MissingDependencyError
 from edgeattn.graph.op import OP_DOMAIN, OP_TYPE, OP_VERSION, make_attention_node, spec_of_node
+from edgeattn.graph.quiet import quiet
 from edgeattn.spec import ATTRIBUTE_KINDS
 
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ def onnx_from_torch(
     # Defines the operator, which the model may use through torch.ops alone.
     importlib.import_module("edgeattn.models.operator")
     operator = torch.ops.edgeattn.multi_scale_window_attention.default
-    dynamic = tuple(dynamic_axes) if any(dynamic_axes) else None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, about its own dependencies
+        with quiet():
             program: Any = torch.onnx.export(
                 model,
                 tuple(examples),
@@ -69,7 +68,7 @@ def onnx_from_torch(
                 opset_version=opset,
                 input_names=list(input_names),
                 output_names=list(output_names),
-                dynamic_shapes=dynamic,
+                dynamic_shapes=_by_argument(model, dynamic_axes) if any(dynamic_axes) else None,
                 custom_translation_table={operator: _translate_attention},
                 verbose=False,
             )
@@ -83,6 +82,11 @@ def onnx_from_torch(
     _check_opset(graph, opset)
     _check_dynamic_axes(graph, dynamic_axes)
     return graph
+
+
+def _by_argument(model: nn.Module, dynamic_axes: Sequence[dict[int, str]]) -> dict[str, Any]:
+    """Give the axes the structure of `forward`'s arguments: those of `*args` stand in a tuple."""
+    return dict(inspect.signature(model.forward).bind(*dynamic_axes).arguments)
 
 
 def _require(package: str) -> None:

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from edgeattn.errors import MissingDependencyError, ModelError
+from edgeattn.inputs import ImagePreprocess, InputSpec
 from edgeattn.models.weights_io import load_weights
-from edgeattn.spec import ImagePreprocess, InputSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,14 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeattn.errors import EdgeAttnError, SpecError
-from edgeattn.spec import (
-    ATTRIBUTE_KINDS,
-    AttentionSpec,
-    HeadGroup,
-    ImagePreprocess,
-    InputSpec,
-    head_groups_from_windows,
-)
+from edgeattn.inputs import ImagePreprocess, InputSpec
+from edgeattn.spec import ATTRIBUTE_KINDS, AttentionSpec, HeadGroup, head_groups_from_windows
 from tests import oracle
 from tests.cases import NAMED_CASES, cases, specs
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import ModelError
+from edgeattn.inputs import ImagePreprocess
 from edgeattn.models.registry import get_entry
 from edgeattn.models.sequence import MSSeq
 from edgeattn.models.train.augment import warp_images, warp_signals
 from edgeattn.models.train.data import DATA_SETS, Dataset
 from edgeattn.models.train.loop import Progress, Schedule, accuracy, fit, reproducible
-from edgeattn.spec import ImagePreprocess
 
 
 @dataclass(frozen=True)

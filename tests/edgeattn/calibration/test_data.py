@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeattn.calibration.data import open_batches
 from edgeattn.errors import DataError
-from edgeattn.spec import ImagePreprocess, InputSpec
+from edgeattn.inputs import ImagePreprocess, InputSpec
 
 VECTOR = [InputSpec(("batch", 3), "x")]
 FIXED = [InputSpec((4, 3), "x")]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgeattn.calibration.images import BadImageError, load_image
 from edgeattn.errors import DataError
-from edgeattn.spec import ImagePreprocess, InputSpec
+from edgeattn.inputs import ImagePreprocess, InputSpec
 
 GREY = ImagePreprocess((0.5,), (0.25,))
 COLOUR = ImagePreprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -12,7 +12,7 @@ from edgeattn.engine.cpu import CpuEngine
 from edgeattn.engine.cpu_session import open_session, session_options
 from edgeattn.engine.host import usable_cores
 from edgeattn.errors import DataError, EngineError
-from edgeattn.spec import ImagePreprocess
+from edgeattn.inputs import ImagePreprocess
 from tests.graphs import FEATURES, classifier, from_text, logits_of
 
 

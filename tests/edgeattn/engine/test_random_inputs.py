@@ -8,7 +8,7 @@ import pytest
 from edgeattn.engine.base import TensorSpec
 from edgeattn.engine.random_inputs import random_inputs
 from edgeattn.errors import DataError
-from edgeattn.spec import ImagePreprocess
+from edgeattn.inputs import ImagePreprocess
 
 PLAIN = TensorSpec("x", "float32", (4, 5))
 FREE = TensorSpec("x", "float32", ("batch", 5))

@@ -28,7 +28,7 @@ from edgeattn.graph.files import (
     value_shape,
     weights_bytes,
 )
-from edgeattn.spec import ImagePreprocess, InputSpec
+from edgeattn.inputs import ImagePreprocess, InputSpec
 from tests.graphs import classifier, from_text, logits_of, save
 
 MANIFEST = Manifest("graph", {"model": Parent("net", "0" * 64)}, report={"nodes": 2})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgeattn.errors import ArtifactError, MissingDependencyError, ModelError
+from edgeattn.inputs import InputSpec
 from edgeattn.models import registry
 from edgeattn.models.attention import MultiHeadSelfAttention
 from edgeattn.models.registry import (
@@ -20,7 +21,6 @@ from edgeattn.models.registry import (
     model_names,
 )
 from edgeattn.models.weights_io import save_weights
-from edgeattn.spec import InputSpec
 
 
 def test_the_families_of_the_design_are_all_there():
