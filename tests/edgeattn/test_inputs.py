@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 
+from edgeattn.errors import SpecError
 from edgeattn.inputs import ImagePreprocess, InputSpec
+
+
+def refuses(message: str) -> Any:
+    """Expect a `SpecError` with exactly this message."""
+    return pytest.raises(SpecError, match=f"^{re.escape(message)}$")
 
 
 def test_the_command_lines_form_of_an_input_is_read() -> None:
