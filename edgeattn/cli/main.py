@@ -36,8 +36,6 @@ VERBS = {
     "demo": "Walk the whole path on the shipped model and images.",
 }
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count it
-
 
 @dataclass
 class Settings:
@@ -124,8 +122,8 @@ def _show_logs(verbose: int) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    The one place where errors become text: 0 is success, 1 a failure that the user can act on (or
-    a bug, which says so), 2 a misspelt command, 130 an interruption.
+    The one place where errors become text: 0 is success, 1 a failure that the user can act on, an
+    interruption, or a bug (which says so), 2 a misspelt command.
     """
     sys.exit(run(args))
 
@@ -145,7 +143,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         if sys.stderr.isatty():
             click.echo(err=True)  # the terminal has written ^C
-        return _fail("interrupted", "nothing was left half-written", INTERRUPTED)
+        return _fail("interrupted", "nothing was left half-written")
     except EdgeAttnError as err:
         _show_traceback(settings)
         return _fail(err.message, err.hint)
@@ -162,11 +160,11 @@ def run(args: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, hint: str, code: int = 1) -> int:
+def _fail(message: str, hint: str) -> int:
     click.echo(f"Error: {_one_line(message)}", err=True)
     if hint:
         click.echo(f"hint: {_one_line(hint)}", err=True)
-    return code
+    return 1
 
 
 def _one_line(text: str) -> str:

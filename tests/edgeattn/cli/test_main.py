@@ -124,9 +124,9 @@ def test_a_bug_asks_for_a_report_without_a_traceback(monkeypatch, capsys):
     assert len(printed) == 2
 
 
-def test_an_interruption_is_one_line_and_exits_with_130(monkeypatch, capsys):
+def test_an_interruption_is_one_line_and_exits_with_1(monkeypatch, capsys):
     fails_with(monkeypatch, KeyboardInterrupt())
-    assert run(["models"]) == 130
+    assert run(["models"]) == 1
     assert "Error: interrupted\n" in capsys.readouterr().err
 
 
