@@ -1,0 +1,49 @@
+"""Keep the exporter's own account of its work off the terminal.
+
+PyTorch warns of its own dependencies and, where it cannot trace a model, prints the graph so far.
+What the user needs to know is in the error that is raised.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from typing import Any, TextIO
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings, PyTorch's log handlers and what this thread writes to stderr.
+
+    Other threads, such as the one that draws a progress bar, still reach stderr.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for handler in logging.getLogger("torch").handlers:
+            handler.addFilter(_drop)
+            stack.callback(handler.removeFilter, _drop)
+        stack.enter_context(redirect_stderr(_OtherThreads(sys.stderr)))  # type: ignore[type-var]
+        yield
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
+
+
+class _OtherThreads:
+    """A stream without what the thread that made it writes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._muted = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write what comes from another thread."""
+        return len(text) if threading.get_ident() == self._muted else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
