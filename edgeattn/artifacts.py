@@ -140,7 +140,7 @@ def open_for_reading(path: Path) -> Iterator[Any]:
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", "check the path") from err
     except IsADirectoryError as err:
-        raise ArtifactError(f"{path} is a folder; expected a file") from err
+        raise ArtifactError(f"{path} is a folder; expected a file", "check the path") from err
     except OSError as err:
         raise ArtifactError(f"{path} cannot be read: {err.strerror}") from err
     with stream:
@@ -156,7 +156,7 @@ def check_writable(path: Path) -> None:
     folder = path.absolute().parent
     try:
         if path.is_dir():
-            raise ArtifactError(f"{path} is a folder; expected a file to write")
+            raise ArtifactError(f"{path} is a folder; expected a file to write", "give a file")
         if not folder.is_dir():
             raise ArtifactError(f"there is no folder {folder}", "create it first")
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".edgeattn-"):
