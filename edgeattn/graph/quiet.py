@@ -24,11 +24,22 @@ def quiet() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        for handler in logging.getLogger("torch").handlers:
+        for handler in _torch_handlers():
             handler.addFilter(_drop)
             stack.callback(handler.removeFilter, _drop)
-        stack.enter_context(redirect_stderr(_OtherThreads(sys.stderr)))  # type: ignore[type-var]
+        stack.enter_context(redirect_stderr(_OtherThreads(sys.stderr)))
         yield
+
+
+def _torch_handlers() -> set[logging.Handler]:
+    """Collect the handlers that PyTorch gives its own loggers."""
+    loggers = logging.root.manager.loggerDict.items()
+    return {
+        handler
+        for name, logger in loggers
+        if name.split(".")[0] == "torch" and isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+    }
 
 
 def _drop(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 MIN_OPSET, MAX_OPSET = 18, 23
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What the exporter made of a module.
+
+    Attributes:
+        graph: The graph.
+        limits: By name of a dynamic axis, the sizes just outside those that the trace holds for;
+            the module may refuse them, or do something else there than the graph does.
+    """
+
+    graph: onnx.ModelProto
+    limits: dict[str, tuple[int, ...]]
+
+
 def onnx_from_torch(
     model: nn.Module,
     examples: Sequence[Tensor],
@@ -31,7 +46,7 @@ def onnx_from_torch(
     output_names: Sequence[str],
     dynamic_axes: Sequence[dict[int, str]],
     opset: int,
-) -> onnx.ModelProto:
+) -> Traced:
     """Trace a module and translate it.
 
     Args:
@@ -52,8 +67,8 @@ def onnx_from_torch(
             f"opset {opset} cannot be exported; expected {MIN_OPSET} to {MAX_OPSET}",
             "opset 20 keeps GELU as one node",
         )
-    _require("torch")
-    _require("onnxscript")
+    require("torch")
+    require("onnxscript")
     import torch
 
     # Defines the operator, which the model may use through torch.ops alone.
@@ -74,14 +89,14 @@ def onnx_from_torch(
             )
     except Exception as err:  # the exporter raises its own types and whatever the model raises
         raise GraphError(
-            f"the model cannot be traced: {_first_line(err)}",
+            f"the model cannot be traced: {first_line(err)}",
             "the model must run through torch.export; give --input sizes that it accepts",
         ) from err
     graph: onnx.ModelProto = program.model_proto
     _canonicalise_attention(graph)
     _check_opset(graph, opset)
     _check_dynamic_axes(graph, dynamic_axes)
-    return graph
+    return Traced(graph, _limits(program, dynamic_axes))
 
 
 def _by_argument(model: nn.Module, dynamic_axes: Sequence[dict[int, str]]) -> dict[str, Any]:
@@ -89,7 +104,12 @@ def _by_argument(model: nn.Module, dynamic_axes: Sequence[dict[int, str]]) -> di
     return dict(inspect.signature(model.forward).bind(*dynamic_axes).arguments)
 
 
-def _require(package: str) -> None:
+def require(package: str) -> None:
+    """Import a package that exporting needs.
+
+    Raises:
+        MissingDependencyError: If it cannot be imported; the hint has the command to install it.
+    """
     try:
         importlib.import_module(package)
     except ImportError as err:
@@ -179,9 +199,31 @@ def _check_dynamic_axes(graph: onnx.ModelProto, dynamic_axes: Sequence[dict[int,
                 )
 
 
-def _first_line(err: BaseException) -> str:
+def _limits(program: Any, dynamic_axes: Sequence[dict[int, str]]) -> dict[str, tuple[int, ...]]:
+    """Find the sizes just outside those that the trace holds for, by dynamic axis.
+
+    A Python condition on a size is decided while tracing, and the sizes that would decide it
+    otherwise fall outside the range that the tracer notes.
+    """
+    traced = program.exported_program
+    inputs = {node.name: node for node in traced.graph.nodes if node.op == "placeholder"}
+    limits: dict[str, tuple[int, ...]] = {}
+    for name, axes in zip(traced.graph_signature.user_inputs, dynamic_axes, strict=True):
+        for axis, axis_name in axes.items():
+            size = inputs[name].meta["val"].shape[axis]
+            held = None if isinstance(size, int) else traced.range_constraints.get(size.node.expr)
+            if held is not None:
+                bounds = ((held.lower, -1), (held.upper, 1))  # of sympy, the upper often infinite
+                outside = (int(bound) + step for bound, step in bounds if bound.is_Integer)
+                limits[axis_name] = tuple(size for size in outside if size > 0)
+    return limits
+
+
+def first_line(err: BaseException) -> str:
     """Find the message of the error at the root: what the model or the tracer said first."""
     while err.__cause__ is not None:
         err = err.__cause__
+    if type(err).__name__ == "GuardOnDataDependentSymNode":
+        return "forward() makes a Python decision on the values of a tensor"
     lines = str(err).strip().splitlines()
     return f"{type(err).__name__}: {lines[0]}" if lines else type(err).__name__
