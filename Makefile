@@ -62,7 +62,8 @@ lint: .venv/.installed-dev
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 bench: .venv/.installed-dev
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(basename $(notdir $(wildcard benchmarks/bench_*.py))); do \
+	  echo "== $$script"; $(BIN)/python -m benchmarks.$$script || exit 1; done
 
 readme: .venv/.installed-export
 	$(BIN)/python docs/refresh_demo.py
