@@ -121,6 +121,8 @@ def _with_preprocess(inputs: tuple[InputSpec, ...], default: InputSpec) -> tuple
 
 def _call_factory(reference: str) -> object:
     """Call `module.path:callable`, found as Python would from the working folder."""
+    from torch import nn
+
     module_path, _, attribute = reference.partition(":")
     hint = f"give module.path:callable, or a model of the registry: {', '.join(model_names())}"
     folder = str(Path.cwd())
@@ -133,8 +135,10 @@ def _call_factory(reference: str) -> object:
         raise ModelError(f"{reference} cannot be imported: {first_line(err)}") from err
     finally:
         sys.path.remove(folder)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        return factory
     try:
-        return factory() if callable(factory) else factory
+        return factory()
     except Exception as err:
         raise ModelError(
             f"{reference} cannot be called: {first_line(err)}", "it must need no argument"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MIN_OPSET, MAX_OPSET = 18, 23
+
+# How the tracer says that a dynamic axis turned out to have one size only.
+_FIXED_AXIS = re.compile(r"static shape of (\d+) for dimension inputs\['?(.+?)'?\]\.shape\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ def onnx_from_torch(
                 verbose=False,
             )
     except Exception as err:  # the exporter raises its own types and whatever the model raises
+        if fixed := _FIXED_AXIS.search(str(_root(err))):
+            size, argument, axis = fixed.groups()
+            raise _fixed_axis(f"{axis} of forward's {argument}", size) from err
         raise GraphError(
             f"the model cannot be traced: {first_line(err)}",
             "the model must run through torch.export; give --input sizes that it accepts",
@@ -192,11 +199,14 @@ def _check_dynamic_axes(graph: onnx.ModelProto, dynamic_axes: Sequence[dict[int,
         for axis, name in axes.items():
             dim = value.type.tensor_type.shape.dim[axis]
             if not dim.dim_param:
-                raise GraphError(
-                    f"axis {axis} ({name}) of input {value.name} did not stay dynamic: the model "
-                    f"fixes it at {dim.dim_value}",
-                    "export it static, or avoid Python conditions on sizes in forward()",
-                )
+                raise _fixed_axis(f"{axis} ({name}) of input {value.name}", dim.dim_value)
+
+
+def _fixed_axis(axis: str, size: int | str) -> GraphError:
+    return GraphError(
+        f"axis {axis} did not stay dynamic: the model fixes it at {size}",
+        "export it static, or avoid Python conditions on sizes in forward()",
+    )
 
 
 def _limits(program: Any, dynamic_axes: Sequence[dict[int, str]]) -> dict[str, tuple[int, ...]]:
@@ -221,9 +231,14 @@ def _limits(program: Any, dynamic_axes: Sequence[dict[int, str]]) -> dict[str, t
 
 def first_line(err: BaseException) -> str:
     """Find the message of the error at the root: what the model or the tracer said first."""
-    while err.__cause__ is not None:
-        err = err.__cause__
+    err = _root(err)
     if type(err).__name__ == "GuardOnDataDependentSymNode":
         return "forward() makes a Python decision on the values of a tensor"
     lines = str(err).strip().splitlines()
     return f"{type(err).__name__}: {lines[0]}" if lines else type(err).__name__
+
+
+def _root(err: BaseException) -> BaseException:
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return err

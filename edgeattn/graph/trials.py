@@ -7,6 +7,7 @@ one, a smaller one, and those just beyond what the tracer could vouch for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -123,6 +124,9 @@ def other_trials(
         model: In eval mode.
         specs: Its inputs.
         limits: By dynamic axis, sizes just outside those that the tracer vouches for.
+
+    Raises:
+        ModelError: If it runs at no larger size, not even of the batch alone.
     """
     traced = traced_sizes(specs)
     batch = {name: size + 1 for name, size in traced.items() if name.endswith(BATCH)}
@@ -131,13 +135,17 @@ def other_trials(
     double = {name: 2 * size for name, size in traced.items()}  # for models that want multiples
     half = {name: max(size // 2, 1) for name, size in traced.items()}
     others = [{name: size} for name, sizes in limits.items() for size in sizes]
-    for alternatives in (*zip(others), (odd | batch, double | batch, batch), (half | one, one)):
-        for sizes in alternatives:
-            try:
-                yield run_at(model, specs, traced | sizes)
-            except ModelError:  # the model's own limit, not the graph's
-                continue
-            break
+    for sizes in (*others, half | one, one):
+        with suppress(ModelError):  # the model's own limit, not the graph's
+            yield run_at(model, specs, traced | sizes)
+    for sizes in (odd | batch, double | batch):
+        with suppress(ModelError):
+            yield run_at(model, specs, traced | sizes)
+            return
+    try:
+        yield run_at(model, specs, traced | batch)
+    except ModelError as err:
+        raise ModelError(f"no axis can stay dynamic: {err.message}", "export it static") from err
 
 
 def _static_shape(spec: InputSpec) -> list[int]:
