@@ -25,25 +25,24 @@ def quiet() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         for handler in _torch_handlers():
-            handler.addFilter(_drop)
-            stack.callback(handler.removeFilter, _drop)
+            handler.addFilter(_is_foreign)
+            stack.callback(handler.removeFilter, _is_foreign)
         stack.enter_context(redirect_stderr(_OtherThreads(sys.stderr)))
         yield
 
 
 def _torch_handlers() -> set[logging.Handler]:
-    """Collect the handlers that PyTorch gives its own loggers."""
-    loggers = logging.root.manager.loggerDict.items()
+    """Collect the handlers of PyTorch's own loggers."""
     return {
         handler
-        for name, logger in loggers
-        if name.split(".")[0] == "torch" and isinstance(logger, logging.Logger)
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger) and not _is_foreign(logger)
         for handler in logger.handlers
     }
 
 
-def _drop(record: logging.LogRecord) -> bool:
-    return False
+def _is_foreign(named: logging.Logger | logging.LogRecord) -> bool:
+    return named.name.partition(".")[0] != "torch"  # a handler may serve other loggers too
 
 
 class _OtherThreads:

@@ -105,7 +105,7 @@ def run_at(model: nn.Module, specs: Sequence[InputSpec], sizes: Mapping[str, int
 def traced_sizes(specs: Sequence[InputSpec]) -> dict[str, int]:
     """Choose the sizes of dynamic axes to trace at: the specs', and a batch of at least 2.
 
-    Tracing takes a size of 1 for a constant.
+    Tracing may take a size of 1 for a constant.
     """
     sizes: dict[str, int] = {}
     for spec, axes in zip(specs, dynamic_axes(specs), strict=True):
