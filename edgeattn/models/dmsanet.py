@@ -146,11 +146,10 @@ class PositionAttention(nn.Module):
             key, value = self._pooled(key), self._pooled(value)
         # PyTorch falls back to the whole map unless channels are dense and equally many; further
         # channels of zeros do not change q·k.
-        missing = value.shape[2] - query.shape[2]
-        query, key, value = (
-            F.pad(t.flatten(3).transpose(2, 3), (0, fill)).contiguous()
-            for t, fill in ((query, missing), (key, missing), (value, 0))
-        )
+        query, key, value = (t.flatten(3).transpose(2, 3).contiguous() for t in (query, key, value))
+        key_dim, _, head_dim = self.splits
+        if key_dim < head_dim:
+            query, key = (F.pad(t, (0, head_dim - key_dim)) for t in (query, key))
         out = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # [B, G, H*W, c]
         return out.transpose(2, 3).flatten(1, 2).unflatten(2, size)
 

@@ -19,11 +19,11 @@ from torch import Tensor
 def warp_images(
     images: Tensor,
     *,
-    degrees: float = 12.0,
-    scale: float = 0.15,
-    shear: float = 0.2,
+    degrees: float = 10.0,
+    scale: float = 0.1,
+    shear: float = 0.15,
     shift_px: float = 2.0,
-    elastic_px: float = 0.8,
+    elastic_px: float = 0.6,
     elastic_cells: int = 5,
 ) -> Tensor:
     """Rotate, scale, shear, shift and bend images, each by its own random amount.

@@ -39,13 +39,13 @@ class Schedule:
     """
 
     epochs: int
-    batch_size: int = 32
-    matrix_rate: float = 0.02
+    batch_size: int = 16
+    matrix_rate: float = 0.01
     learning_rate: float = 2e-3
     warm_up: float = 0.1
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
-    average_decay: float = 0.995
+    average_decay: float = 0.998
 
 
 @contextmanager

@@ -35,8 +35,8 @@ class Recipe:
 
 
 RECIPES = {
-    "mswin_nano": Recipe("mnist", warp_images, Schedule(epochs=24)),
-    "pmsa_nano": Recipe("mnist", warp_images, Schedule(epochs=24)),
+    "mswin_nano": Recipe("mnist", warp_images, Schedule(epochs=20)),
+    "pmsa_nano": Recipe("mnist", warp_images, Schedule(epochs=20)),
     "msseq_nano": Recipe(
         "basic_motions",
         warp_signals,
