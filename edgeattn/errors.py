@@ -55,3 +55,20 @@ class EngineError(EdgeAttnError, RuntimeError):
 
 class MissingDependencyError(EdgeAttnError, ImportError):
     """An optional package that this verb needs is not installed."""
+
+
+def first_line(err: BaseException) -> str:
+    """Give the kind and the first line of what an error says, or the one that it was raised from.
+
+    Libraries wrap errors in errors and print pages; the root's first line is what went wrong.
+    """
+    root = root_of(err)
+    lines = str(root).strip().splitlines()
+    return f"{type(root).__name__}: {lines[0]}" if lines else type(root).__name__
+
+
+def root_of(err: BaseException) -> BaseException:
+    """Follow an error to the one that all others were raised from."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return err

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from edgeattn.artifacts import Manifest, check_writable
-from edgeattn.errors import ArtifactError, GraphError, SpecError
+from edgeattn.errors import ArtifactError, GraphError, SpecError, first_line
 from edgeattn.graph.clean import name_nodes_after_modules, strip_traces
 from edgeattn.graph.files import save_graph
 from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.simplify import simplify as simplify_graph
 from edgeattn.graph.source import Source, resolve
-from edgeattn.graph.torch_export import first_line, onnx_from_torch
+from edgeattn.graph.torch_export import onnx_from_torch
 from edgeattn.graph.trials import Trial, dynamic_axes, other_trials, run_at, traced_sizes
 from edgeattn.graph.verify import relative_error, run_graph
 from edgeattn.inputs import InputSpec

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from edgeattn.errors import first_line
 from edgeattn.graph.files import MAX_INLINE_BYTES, value_dtype, value_shape, weights_bytes
 from edgeattn.graph.op import attention_nodes, spec_of_node
 from edgeattn.graph.verify import relative_error, run_graph
@@ -80,7 +81,7 @@ def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
     try:
         candidate, _ = onnxsim.simplify(model, check_n=0, skipped_optimizers=SKIPPED_OPTIMIZERS)
     except Exception as err:  # onnxsim raises whatever its passes and ONNX Runtime raise
-        return None, f"onnxsim failed: {err}"
+        return None, f"onnxsim failed: {first_line(err)}"
     return candidate, ""
 
 
@@ -112,7 +113,7 @@ def _numeric_difference(
     try:
         error = relative_error(reference, run_graph(candidate, inputs))
     except Exception as err:  # ONNX Runtime's own types, for a graph that it refuses
-        return f"the simplified graph does not run: {err}"
+        return f"the simplified graph does not run: {first_line(err)}"
     if error > MAX_RELATIVE_ERROR:
         return f"the simplified graph gives other numbers: {error:.1e} relative"
     return ""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeattn.artifacts import Parent, sha256_of_file
-from edgeattn.errors import ModelError, SpecError
-from edgeattn.graph.torch_export import first_line, require
+from edgeattn.errors import ModelError, SpecError, first_line
+from edgeattn.graph.torch_export import require
 from edgeattn.inputs import InputSpec
 from edgeattn.models.registry import create_model, get_entry, load_weights, model_names
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from edgeattn.errors import GraphError, MissingDependencyError
+from edgeattn.errors import GraphError, MissingDependencyError, first_line, root_of
 from edgeattn.graph.op import OP_DOMAIN, OP_TYPE, OP_VERSION, make_attention_node, spec_of_node
 from edgeattn.graph.quiet import quiet
 from edgeattn.spec import ATTRIBUTE_KINDS
@@ -92,11 +92,11 @@ def onnx_from_torch(
                 verbose=False,
             )
     except Exception as err:  # the exporter raises its own types and whatever the model raises
-        if fixed := _FIXED_AXIS.search(str(_root(err))):
+        if fixed := _FIXED_AXIS.search(str(root_of(err))):
             size, argument, axis = fixed.groups()
             raise _fixed_axis(f"{axis} of forward's {argument}", size) from err
         raise GraphError(
-            f"the model cannot be traced: {first_line(err)}",
+            f"the model cannot be traced: {_reason(err)}",
             "the model must run through torch.export; give --input sizes that it accepts",
         ) from err
     graph: onnx.ModelProto = program.model_proto
@@ -229,16 +229,7 @@ def _limits(program: Any, dynamic_axes: Sequence[dict[int, str]]) -> dict[str, t
     return limits
 
 
-def first_line(err: BaseException) -> str:
-    """Find the message of the error at the root: what the model or the tracer said first."""
-    err = _root(err)
-    if type(err).__name__ == "GuardOnDataDependentSymNode":
+def _reason(err: BaseException) -> str:
+    if type(root_of(err)).__name__ == "GuardOnDataDependentSymNode":
         return "forward() makes a Python decision on the values of a tensor"
-    lines = str(err).strip().splitlines()
-    return f"{type(err).__name__}: {lines[0]}" if lines else type(err).__name__
-
-
-def _root(err: BaseException) -> BaseException:
-    while err.__cause__ is not None:
-        err = err.__cause__
-    return err
+    return first_line(err)

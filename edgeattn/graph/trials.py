@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeattn.errors import ModelError, SpecError
-from edgeattn.graph.torch_export import first_line
+from edgeattn.errors import ModelError, SpecError, first_line
 from edgeattn.inputs import InputSpec
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgeattn.errors import GraphError, MissingDependencyError
 from edgeattn.graph import torch_export
 from edgeattn.graph.op import attention_nodes, spec_of_node
-from edgeattn.graph.torch_export import first_line, onnx_from_torch, require
+from edgeattn.graph.torch_export import onnx_from_torch, require
 from edgeattn.graph.verify import run_graph
 from edgeattn.models.operator import multi_scale_window_attention
 from edgeattn.spec import ATTRIBUTE_KINDS, AttentionSpec
@@ -166,17 +166,3 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, package: str
     with pytest.raises(MissingDependencyError, match=f"exporting needs {package}") as error:
         require(package)
     assert error.value.hint == 'pip install "edgeattn[export]"'
-
-
-def test_the_message_told_is_that_of_the_root_in_one_line() -> None:
-    def nested() -> None:
-        try:
-            raise KeyError("\nthe reason\nand more")
-        except KeyError as err:
-            raise RuntimeError("a long story") from err
-
-    with pytest.raises(RuntimeError) as error:
-        nested()
-    assert first_line(error.value) == "KeyError: '\\nthe reason\\nand more'"
-    assert first_line(ValueError("first\nsecond")) == "ValueError: first"
-    assert first_line(ValueError()) == "ValueError"
