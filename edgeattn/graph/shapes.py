@@ -29,12 +29,16 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     """Infer the type and shape of every tensor, by name.
 
     Attention nodes are stood in for by a Gather along the channels, whose output has the same
-    shape. Weights of a graph too large for protobuf's limit are left out of the inference, which
-    then knows their shapes alone.
+    shape, and a Cast where it has another type. Weights of a graph too large for protobuf's limit
+    are left out of the inference, which then knows their shapes alone.
     """
     shadow = onnx.ModelProto()
     shadow.CopyFrom(_without_large_weights(model))
-    nodes = [_stand_in(node, shadow) if is_attention(node) else node for node in shadow.graph.node]
+    nodes = [
+        part
+        for node in shadow.graph.node
+        for part in (_stand_in(node, shadow) if is_attention(node) else [node])
+    ]
     del shadow.graph.node[:]
     shadow.graph.node.extend(nodes)
     inferred = shape_inference.infer_shapes(shadow, data_prop=True)
@@ -50,11 +54,19 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     return types
 
 
-def _stand_in(node: onnx.NodeProto, shadow: onnx.ModelProto) -> onnx.NodeProto:
-    channels = spec_of_node(node).out_channels
-    index = numpy_helper.from_array(np.zeros(channels, np.int64), f"{node.output[0]}/stand_in")
-    shadow.graph.initializer.append(index)
-    return helper.make_node("Gather", [node.input[0], index.name], [node.output[0]], axis=3)
+def _stand_in(node: onnx.NodeProto, shadow: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Make nodes whose output has the shape and type of an attention node's."""
+    spec = spec_of_node(node)
+    index = f"{node.output[0]}/stand_in"
+    shadow.graph.initializer.append(
+        numpy_helper.from_array(np.zeros(spec.out_channels, np.int64), index)
+    )
+    gather = helper.make_node("Gather", [node.input[0], index], [node.output[0]], axis=3)
+    if bool(spec.qkv_quant_scale) == bool(spec.out_quant_scale):
+        return [gather]
+    gather.output[0] = f"{index}/output"
+    element = onnx.TensorProto.INT8 if spec.out_quant_scale else onnx.TensorProto.FLOAT
+    return [gather, helper.make_node("Cast", gather.output, node.output, to=element)]
 
 
 def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ where it becomes a constant, and dynamic ones, where it becomes nodes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,15 +15,28 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Divide as ONNX does: integers towards zero."""
+    if np.result_type(a, b).kind == "f":
+        return np.asarray(a / b)
+    return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)))
+
+
+def _reshape(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """Reshape as ONNX does: 0 keeps the size at its place."""
+    return x.reshape([int(size) or x.shape[axis] for axis, size in enumerate(shape)])
+
+
 # Numpy's form of the operators that index formulas are made of.
 _FOLDS: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
-    "Div": np.floor_divide,  # integers at least 0 only: there floor and truncation agree
+    "Div": _divide,
     "Mod": np.mod,
-    "Min": np.minimum,
-    "Max": np.maximum,
+    "Min": lambda *xs: functools.reduce(np.minimum, xs),
+    "Max": lambda *xs: functools.reduce(np.maximum, xs),
     "Less": np.less,
     "GreaterOrEqual": np.greater_equal,
     "Equal": np.equal,
@@ -31,7 +45,7 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Not": np.logical_not,
     "Where": np.where,
     "Range": np.arange,
-    "Reshape": lambda x, shape: np.reshape(x, tuple(shape)),
+    "Reshape": _reshape,
     "Unsqueeze": lambda x, axes: np.expand_dims(x, tuple(axes)),
     "Gather": lambda x, index, axis=0: np.take(x, index, axis=axis),
     "Concat": lambda *xs, axis: np.concatenate(xs, axis=axis),
