@@ -17,6 +17,7 @@ from edgeattn.artifacts import (
     read_manifest,
     sha256_of_file,
 )
+from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, MissingDependencyError
 from edgeattn.graph.files import (
     embedded_manifest,
@@ -24,6 +25,7 @@ from edgeattn.graph.files import (
     load_graph,
     value_dtype,
     value_shape,
+    weights_bytes,
 )
 from edgeattn.graph.op import attention_nodes, spec_of_node
 
@@ -40,6 +42,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises:
         ArtifactError: If the file is missing, or nothing that the toolkit knows.
         GraphError: If it is an ONNX file, but not a whole one.
+        TableError: If it is a calibration table, but a malformed one.
     """
     path = Path(path)
     sha256 = sha256_of_file(path)
@@ -74,7 +77,7 @@ def _describe_json(path: Path) -> dict[str, Any]:
     manifest = Manifest.from_dict(values.get("manifest", values), str(path))
     described: dict[str, Any] = {"kind": manifest.kind} | _describe_manifest(manifest)
     if manifest.kind == "table":
-        described["tensors"] = len(values.get("tensors", {}))
+        described["tensors"] = len(CalibTable.load(path).tensors)
     if manifest.kind == "report":
         kept = ("mode", "latency", "throughput_qps", "inputs", "figures", "warnings")
         described |= {name: values[name] for name in kept if name in values}
@@ -90,7 +93,7 @@ def _describe_graph(graph: onnx.ModelProto) -> dict[str, Any]:
         "outputs": [_describe_value(v) for v in graph.graph.output],
         "nodes": len(graph.graph.node),
         "operators": dict(operators.most_common()),
-        "weights_bytes": sum(_bytes_of(tensor) for tensor in graph.graph.initializer),
+        "weights_bytes": weights_bytes(graph),
         "attention": [
             {"name": node.name, "groups": [asdict(g) for g in spec_of_node(node).head_groups]}
             for node in attention_nodes(graph)
@@ -100,10 +103,6 @@ def _describe_graph(graph: onnx.ModelProto) -> dict[str, Any]:
 
 def _describe_value(value: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": value.name, "dtype": value_dtype(value), "shape": list(value_shape(value))}
-
-
-def _bytes_of(tensor: onnx.TensorProto) -> int:
-    return len(tensor.raw_data) or tensor.ByteSize()
 
 
 def _describe_weights(path: Path) -> dict[str, Any]:
