@@ -161,10 +161,12 @@ def _exported(path: Path) -> Path:
     Tracing takes longer than all other steps together; a second run of the demo takes seconds.
     """
     weights = get_entry(MODEL).weights
+    if weights is None:
+        raise ArtifactError(f"the shipped weights of {MODEL} are missing", "reinstall edgeattn")
     try:
         manifest = read_manifest(path)
         known = manifest.parents.get("weights")
-        same_weights = weights and known and known.sha256 == sha256_of_file(weights)
+        same_weights = known is not None and known.sha256 == sha256_of_file(weights)
         if same_weights and manifest.tools == tool_versions():
             return path
     except ArtifactError:
