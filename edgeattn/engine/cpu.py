@@ -55,7 +55,7 @@ class CpuEngine:
         self._threads = thread_count(threads or manifest.options.get("threads"))
         self._int8_arithmetic = manifest.report.get("int8_arithmetic")
         batch = manifest.report.get("samples_apart")
-        options = session_options(1 if batch else self._threads, self._int8_arithmetic or "fused")
+        options = session_options(1 if batch else self._threads, self._int8_arithmetic)
         self._session: Any = open_session(data, options, weights_folder)
         self._samples = SampleRunner(self._session, self._threads) if batch else None
         self._inputs = input_tensors(self._session, manifest)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Int8Arithmetic = Literal["fused", "fused-precise", "unfused"]
 
 
-def session_options(threads: int, int8_arithmetic: Int8Arithmetic = "fused") -> ort.SessionOptions:
+def session_options(
+    threads: int, int8_arithmetic: Int8Arithmetic | None = None
+) -> ort.SessionOptions:
     """Choose the options of a session.
 
     Denormals are left alone: ONNX Runtime's `session.set_denormal_as_zero` also switches the
@@ -27,7 +29,7 @@ def session_options(threads: int, int8_arithmetic: Int8Arithmetic = "fused") -> 
 
     Args:
         threads: Threads that share the work of one node, the caller's among them.
-        int8_arithmetic: How nodes between DequantizeLinear and QuantizeLinear are computed.
+        int8_arithmetic: How nodes behind DequantizeLinear are computed, in a graph that has any.
             `fused`: integer kernels, the fastest. `fused-precise`: integer kernels without
             saturation; `unfused`: exactly as the graph says, in float.
     """
@@ -54,6 +56,12 @@ def session_options(threads: int, int8_arithmetic: Int8Arithmetic = "fused") -> 
         "session.disable_quant_qdq": "1" if int8_arithmetic == "unfused" else "0",
     }.items():
         options.add_session_config_entry(key, value)
+    if int8_arithmetic in ("fused", "fused-precise"):
+        # Otherwise a linear layer becomes a Gemm before the integer fusions look for a MatMul:
+        # it then computes in float, and dequantizes its weights in every run.
+        options.add_session_config_entry(
+            "optimization.disable_specified_optimizers", "MatMulAddFusion"
+        )
     return options
 
 

@@ -25,6 +25,7 @@ from edgeattn.engine.cpu_int8 import (
 )
 from edgeattn.engine.cpu_session import Int8Arithmetic, open_session, session_options
 from edgeattn.errors import EngineError
+from edgeattn.graph.passes.insert_qdq import insert_qdq
 from tests.graphs import classifier, from_text, int8_chain
 
 MANIFEST = Manifest("engine", target="cpu")
@@ -191,6 +192,20 @@ def test_unfused_sessions_hold_no_integer_kernel(tmp_path: Path) -> None:
     assert fused["MatMul"] == 0
     assert (unfused["QuantizeLinear"], unfused["DequantizeLinear"], unfused["MatMul"]) == (3, 3, 3)
     assert not [op for op in unfused if "Integer" in op or op.startswith("QLinear")]
+
+
+def test_linear_layers_with_a_bias_get_integer_kernels_too(tmp_path: Path) -> None:
+    """ONNX Runtime makes a float Gemm of MatMul and Add unless it is kept from it."""
+    model = from_text("g (float[2,3,4] x) => (float[2,3,5] y) { p = MatMul(x, w) y = Add(p, b) }")
+    rng = np.random.default_rng(0)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(rng.standard_normal(shape).astype("float32"), name)
+        for name, shape in (("w", (4, 5)), ("b", (5,)))
+    )
+    quantized, _ = insert_qdq(model, {"x": 0.02})
+    fused = node_counts(quantized, "fused", tmp_path)
+    assert fused["MatMulIntegerToFloat"] == 1
+    assert (fused["Gemm"], fused["MatMul"], fused["DequantizeLinear"]) == (0, 0, 0)
 
 
 def test_unfused_sessions_compute_what_the_graph_says() -> None:
