@@ -131,6 +131,11 @@ def development_split(dataset: Dataset) -> Dataset:
     )
 
 
+def describe(schedule: Schedule) -> str:
+    """Write a schedule as text: its values by name."""
+    return ", ".join(f"{key}={value}" for key, value in asdict(schedule).items())
+
+
 def model_input(preprocess: ImagePreprocess | None) -> Callable[[Tensor], Tensor]:
     """Give what brings images in [0, 1] to the model's input; signals stay in their own units."""
     if preprocess is None:
@@ -153,7 +158,7 @@ def _metadata(
         "held_out_accuracy": f"{score:.4f}",
         "held_out_samples": str(int(dataset.held_out.sum())),
         "seed": str(seed),
-        "schedule": ", ".join(f"{key}={value}" for key, value in asdict(schedule).items()),
+        "schedule": describe(schedule),
         "torch": torch.__version__,
         "edgeattn": importlib.metadata.version("edgeattn"),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

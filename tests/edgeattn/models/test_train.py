@@ -30,7 +30,13 @@ from edgeattn.models.train.data import (
     read_ts,
 )
 from edgeattn.models.train.loop import Schedule, accuracy, fit, reproducible
-from edgeattn.models.train.recipes import RECIPES, development_split, evaluate, train
+from edgeattn.models.train.recipes import (
+    RECIPES,
+    describe,
+    development_split,
+    evaluate,
+    train,
+)
 from edgeattn.models.train.samples import write_samples
 
 SAMPLES = Path(__file__).parents[3] / "calib" / "samples"
@@ -226,7 +232,7 @@ def toy_problem() -> tuple[Tensor, Tensor]:
 
 def toy_run(seed: int, epochs: int = 30) -> nn.Module:
     x, y = toy_problem()
-    schedule = Schedule(epochs, batch_size=16, average_decay=0.9)
+    schedule = Schedule(epochs, matrix_rate=0.05, learning_rate=0.01, average_decay=0.9)
     with reproducible(seed):
         return fit(Toy(), x, y, schedule, lambda batch: batch + 0.01 * torch.randn(batch.shape))
 
@@ -413,6 +419,7 @@ def test_shipped_weights_reach_the_accuracy_that_they_record(name: str, least: f
         training = json.loads(stored.metadata()["training"])
     samples = shipped_samples()[RECIPES[name].dataset]
     assert training["model"] == name
+    assert training["schedule"] == describe(RECIPES[name].schedule)
     assert training["held_out_samples"] == str(len(samples.labels))
     score = evaluate(name, create_model(name), samples)
     assert score >= least
