@@ -32,6 +32,9 @@ from edgeattn.inputs import ImagePreprocess, InputSpec
 from tests.graphs import classifier, from_text, logits_of, save
 
 MANIFEST = Manifest("graph", {"model": Parent("net", "0" * 64)}, report={"nodes": 2})
+WIDTH = 60
+LARGEST = 4 * WIDTH * WIDTH  # bytes of a weight that does not fill its last page
+PAGE = 4096
 X = np.random.default_rng(3).standard_normal((4, 5)).astype(np.float32)
 
 
@@ -44,13 +47,13 @@ def without_props(model: onnx.ModelProto) -> bytes:
     return bare.SerializeToString(deterministic=True)
 
 
-def wide(width: int = 64) -> onnx.ModelProto:
+def wide() -> onnx.ModelProto:
     """Two weights that go to their own file, and one too small for it."""
     rng = np.random.default_rng(5)
-    shapes = {"a": (width, width), "b": (width, 5), "c": (5,)}
+    shapes = {"a": (WIDTH, WIDTH), "b": (WIDTH, 5), "c": (5,)}
     weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
     model = from_text(
-        f"g (float[N, {width}] x) => (float[N, 5] y) "
+        f"g (float[N, {WIDTH}] x) => (float[N, 5] y) "
         "{ p = MatMul(x, a) q = MatMul(p, b) y = Add(q, c) }"
     )
     model.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in weights.items())
@@ -177,13 +180,13 @@ def test_weights_beyond_the_limit_go_to_their_own_file(large: Path) -> None:
     offsets = {
         name: {e.key: e.value for e in tensor.external_data} for name, tensor in tensors.items()
     }
-    assert offsets["a"] == {"location": "net.onnx.data", "offset": "0", "length": str(64 * 64 * 4)}
-    assert int(offsets["b"]["offset"]) % 4096 == 0  # files are mapped in pages
+    assert offsets["a"] == {"location": "net.onnx.data", "offset": "0", "length": str(LARGEST)}
+    assert int(offsets["b"]["offset"]) == 4 * PAGE  # files are mapped in pages
     assert not offsets["c"]  # too small to be worth a page
 
 
 def test_onnx_runtime_reads_the_weights_beside_a_graph(large: Path) -> None:
-    x = np.random.default_rng(6).standard_normal((2, 64)).astype(np.float32)
+    x = np.random.default_rng(6).standard_normal((2, WIDTH)).astype(np.float32)
     session = ort.InferenceSession(large, providers=["CPUExecutionProvider"])
     weights = {t.name: numpy_helper.to_array(t) for t in wide().graph.initializer}
     expected = x.astype(np.float64) @ weights["a"] @ weights["b"] + weights["c"]
@@ -206,10 +209,11 @@ def test_weights_that_are_not_stored_as_raw_bytes_stay_in_the_graph(
 
 def test_the_size_of_weights_counts_both_ways_of_storing_them() -> None:
     model = wide()
-    assert weights_bytes(model) == 4 * (64 * 64 + 64 * 5 + 5)
+    raw = LARGEST + 4 * (WIDTH * 5 + 5)
+    assert weights_bytes(model) == raw
     listed = helper.make_tensor("d", TensorProto.FLOAT, (100,), [1.0] * 100)
     model.graph.initializer.append(listed)
-    assert 400 <= weights_bytes(model) - 4 * (64 * 64 + 64 * 5 + 5) <= 420
+    assert 400 <= weights_bytes(model) - raw <= 420
 
 
 def test_the_hash_of_a_small_graph_is_its_files(tmp_path: Path) -> None:
@@ -217,7 +221,7 @@ def test_the_hash_of_a_small_graph_is_its_files(tmp_path: Path) -> None:
     assert graph_sha256(path) == sha256_of_bytes(path.read_bytes())
 
 
-@pytest.mark.parametrize("place", [0, 64 * 64 * 4 - 1, 64 * 64 * 4 + 5])
+@pytest.mark.parametrize("place", [0, LARGEST - 1, PAGE * 4 + 5])
 def test_one_changed_byte_of_the_weights_changes_the_graphs_hash(large: Path, place: int) -> None:
     before, data = graph_sha256(large), large.with_name("net.onnx.data")
     changed = bytearray(data.read_bytes())
@@ -245,7 +249,7 @@ def test_missing_weights_are_named(large: Path) -> None:
     assert error.value.hint
 
 
-@pytest.mark.parametrize("end", [0, 100, 64 * 64 * 4 - 1, 64 * 64 * 4])
+@pytest.mark.parametrize("end", [0, 100, LARGEST - 1, LARGEST])
 def test_truncated_weights_are_refused(large: Path, end: int) -> None:
     data = large.with_name("net.onnx.data")
     data.write_bytes(data.read_bytes()[:end])
@@ -287,7 +291,7 @@ def refer_to(tensor: TensorProto, **entries: str) -> None:
 def test_weights_outside_the_graphs_folder_are_never_read(
     tmp_path: Path, location: str, tensor_of: Callable[[onnx.ModelProto], TensorProto]
 ) -> None:
-    (tmp_path / "secret").write_bytes(b"\0" * (64 * 64 * 4))
+    (tmp_path / "secret").write_bytes(b"\0" * LARGEST)
     folder = tmp_path / "graphs"
     folder.mkdir()
     model = wide()
@@ -321,7 +325,7 @@ def test_a_link_that_leads_outside_the_folder_is_not_followed(large: Path, tmp_p
     ],
 )
 def test_an_impossible_place_of_weights_is_refused(tmp_path: Path, entries: dict[str, str]) -> None:
-    (tmp_path / "data").write_bytes(b"\0" * (64 * 64 * 4))
+    (tmp_path / "data").write_bytes(b"\0" * LARGEST)
     model = wide()
     refer_to(model.graph.initializer[0], **entries)
     path = tmp_path / "net.onnx"
@@ -336,7 +340,7 @@ def test_weights_of_constants_and_control_flow_count_in_the_hash(
     tmp_path: Path, tensor_of: Callable[[onnx.ModelProto], TensorProto]
 ) -> None:
     data = tmp_path / "data"
-    data.write_bytes(b"\0" * (64 * 64 * 4))
+    data.write_bytes(b"\0" * LARGEST)
     model = wide()
     refer_to(tensor_of(model), location="data")
     path = tmp_path / "net.onnx"
