@@ -61,11 +61,12 @@ def test_each_channel_is_rounded_by_its_own_scale(weight, data):
         assert amax == 0 or amax / 127 < np.finfo(np.float32).tiny or np.abs(steps).max() == 127
         np.moveaxis(restored, axis, 0)[channel] = steps * scales[channel]
     found, expected = rounding_sqnr_db(weight, integers, scales, axis), sqnr_db(weight, restored)
-    # Below some 120 dB the float32 product of step and integer rounds more than INT8 did.
-    if found is not None and expected < 120:
-        assert found == pytest.approx(expected, abs=1e-3)
-    elif found is None:
-        assert expected > 120
+    # The float32 product of step and integer is itself rounded, some 144 dB below the weight:
+    # that moves a figure of 70 dB by a thousandth, one of 120 dB by as much as it is worth.
+    if expected < 70:
+        assert found == pytest.approx(expected, abs=1e-2)
+    else:
+        assert found is None or found > 69
 
 
 def test_halves_go_to_the_even_integer():
