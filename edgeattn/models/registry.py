@@ -179,9 +179,8 @@ _DIGITS = tuple("0123456789")
 _MOTIONS = ("Standing", "Running", "Walking", "Badminton")
 
 
-def _shipped(name: str) -> Path | None:
-    path = _WEIGHTS_FOLDER / f"{name}.safetensors"
-    return path if path.is_file() else None
+def _shipped(name: str) -> Path:
+    return _WEIGHTS_FOLDER / f"{name}.safetensors"
 
 
 def _entries() -> Mapping[str, ModelEntry]:
