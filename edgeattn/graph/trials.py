@@ -134,17 +134,23 @@ def other_trials(
     double = {name: 2 * size for name, size in traced.items()}  # for models that want multiples
     half = {name: max(size // 2, 1) for name, size in traced.items()}
     others = [{name: size} for name, sizes in limits.items() for size in sizes]
-    for sizes in (*others, half | one, one):
-        with suppress(ModelError):  # the model's own limit, not the graph's
-            yield run_at(model, specs, traced | sizes)
-    for sizes in (odd | batch, double | batch):
-        with suppress(ModelError):
-            yield run_at(model, specs, traced | sizes)
-            return
+    for alternatives in (*([size] for size in others), [half | one, one]):
+        if trial := _first_that_runs(model, specs, [traced | sizes for sizes in alternatives]):
+            yield trial
+    larger = [traced | sizes for sizes in (odd | batch, double | batch)]
     try:
-        yield run_at(model, specs, traced | batch)
+        yield _first_that_runs(model, specs, larger) or run_at(model, specs, traced | batch)
     except ModelError as err:
         raise ModelError(f"no axis can stay dynamic: {err.message}", "export it static") from err
+
+
+def _first_that_runs(
+    model: nn.Module, specs: Sequence[InputSpec], alternatives: Sequence[Mapping[str, int]]
+) -> Trial | None:
+    for sizes in alternatives:
+        with suppress(ModelError):  # the model's own limit, not the graph's
+            return run_at(model, specs, sizes)
+    return None
 
 
 def _static_shape(spec: InputSpec) -> list[int]:

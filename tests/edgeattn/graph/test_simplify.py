@@ -198,3 +198,19 @@ def test_an_export_keeps_the_unsimplified_graph_and_tells_why(
     assert told["applied"] is False
     assert reason in told["reason"]
     assert "simplified" not in read_manifest(plain).report
+
+
+def test_nodes_that_the_simplifier_made_are_named_after_modules_too(
+    tmp_path: Path, fake: Callable[..., None]
+) -> None:
+    def splits_the_head(model: onnx.ModelProto) -> None:
+        head = next(node for node in model.graph.node if node.name == "head/Gemm")
+        first = helper.make_node("Identity", ["made"], ["again"])
+        second = helper.make_node("Identity", ["again"], list(head.output), name="x")
+        head.output[0] = "made"
+        model.graph.node.extend([first, second])
+
+    fake(splits_the_head)
+    graph = load_graph(edgeattn.export(tiny(), INPUT, tmp_path / "net.onnx"))
+    names = [node.name for node in graph.graph.node][-3:]
+    assert names == ["head/Gemm", "head/Identity", "head/Identity_2"]
