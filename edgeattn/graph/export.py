@@ -47,7 +47,7 @@ def export(
     simplify: bool = True,
     progress: Progress | None = None,
 ) -> Path:
-    """Export a model to ONNX and verify the graph against it.
+    """Export a model to ONNX and compare the graph with it, a dynamic one at other sizes too.
 
     Args:
         model: A module, the name of a model of the registry, or `module.path:callable` that
@@ -67,7 +67,8 @@ def export(
     Raises:
         ModelError: If the model is unknown, or its weights do not fit or are not finite.
         SpecError: If the inputs are not given or not static.
-        GraphError: If the model cannot be traced, or the graph computes something else.
+        GraphError: If the model cannot be traced, an axis did not stay dynamic, or the graph
+            computes something else.
         ArtifactError: If a file cannot be read or written.
         MissingDependencyError: If torch or onnxscript is not installed.
     """

@@ -734,3 +734,4 @@ def test_a_model_beyond_two_gigabytes_goes_all_the_way(tmp_path: Path) -> None:
         stream.seek(-5, os.SEEK_END)
         stream.write(b"\1")
     assert graph_sha256(path) != before
+    data.unlink()  # pytest keeps the folders of its last runs
