@@ -53,6 +53,10 @@ class EngineError(EdgeAttnError, RuntimeError):
     """An engine that could not be loaded or run."""
 
 
+class PluginError(EdgeAttnError, RuntimeError):
+    """A kernel library or plugin that cannot be built, loaded or run."""
+
+
 class MissingDependencyError(EdgeAttnError, ImportError):
     """An optional package that this verb needs is not installed."""
 
