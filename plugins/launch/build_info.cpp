@@ -31,8 +31,7 @@
 
 namespace {
 
-// The section's name is a C identifier: such sections are kept by the linker as they are.
-__attribute__((section("edgeattn_build_info"), used)) char const kBuildInfo[] =
+__attribute__((section(".edgeattn.build_info"), used)) char const kBuildInfo[] =
     "{\"version\": \"" EDGEATTN_VERSION "\", \"kind\": \"" EDGEATTN_KIND
     "\", \"abi_version\": " EDGEATTN_TEXT_OF(
         EDGEATTN_ABI_VERSION) ", \"cuda\": \"" EDGEATTN_CUDA_VERSION
