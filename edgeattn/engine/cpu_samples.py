@@ -1,8 +1,8 @@
-"""Run the samples of a batch apart: one per core, each in that core's cache.
+"""Run the samples of a batch apart, one per core.
 
 ONNX Runtime spreads every node of a batch over all cores and keeps the whole batch's activations
-between nodes. Samples that depend on nothing but themselves go faster one by one, a core each: on
-a Swin-T at batch 8, a fifth less processor time, and no core waits for another (`benchmarks/`).
+between nodes. Samples that depend on nothing but themselves go faster one by one, a core each: a
+sample's activations stay in that core's cache, and no core waits for another.
 """
 
 from __future__ import annotations
