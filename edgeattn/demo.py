@@ -16,7 +16,7 @@ import numpy as np
 import edgeattn
 from edgeattn.arrays import LABEL_KEY, read_arrays
 from edgeattn.artifacts import data_folder, read_manifest, sha256_of_file, tool_versions
-from edgeattn.errors import ArtifactError
+from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.models.registry import get_entry
 
 Progress = Callable[[int, "int | None", str], None]
@@ -83,6 +83,7 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
 
     Raises:
         ArtifactError: If the folder cannot be written, or shipped files are missing.
+        EngineError: If the comparison measured no accuracy.
         MissingDependencyError: If torch or onnxscript is not installed.
     """
     report = progress or (lambda done, total, what: None)
@@ -112,7 +113,7 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
     report(4, len(steps), steps[4])
     inputs, labels = held_out()
     comparison = edgeattn.compare(plans["FP32"], plans["INT8"], inputs, labels, latency=False)
-    top1 = {"FP32": comparison.top1_a, "INT8": comparison.top1_b}
+    top1 = {"FP32": _measured(comparison.top1_a), "INT8": _measured(comparison.top1_b)}
 
     rows, reports = [], []
     for precision, plan in plans.items():
@@ -123,7 +124,7 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
         rows.append(
             DemoRow(
                 precision=precision,
-                top1=float(top1[precision] or 0.0),
+                top1=top1[precision],
                 p50_ms=measured.latency.p50_ms,
                 p99_ms=measured.latency.p99_ms,
                 throughput_qps=measured.throughput_qps,
@@ -145,14 +146,23 @@ def held_out() -> tuple[dict[str, np.ndarray], np.ndarray]:
         Model inputs by name, `input` float32 `[N, 1, 28, 28]`, and labels `[N]`.
 
     Raises:
-        ArtifactError: If the shipped file is missing.
+        ArtifactError: If the shipped file is missing or holds no labels.
     """
     path = data_folder("calib") / HELD_OUT
     if not path.is_file():
         raise ArtifactError(f"the shipped images {path} are missing", "reinstall edgeattn")
     arrays = read_arrays(path)
+    if LABEL_KEY not in arrays:
+        raise ArtifactError(f"the shipped images {path} have no labels", "reinstall edgeattn")
     labels = arrays.pop(LABEL_KEY)
     return arrays, labels
+
+
+def _measured(top1: float | None) -> float:
+    """Refuse to print an accuracy that nobody measured."""
+    if top1 is None:
+        raise EngineError("the comparison gave no accuracy; expected one on the held-out labels")
+    return top1
 
 
 def _exported(path: Path) -> Path:

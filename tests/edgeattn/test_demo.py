@@ -13,7 +13,7 @@ import edgeattn
 from edgeattn import demo
 from edgeattn.artifacts import read_manifest, sha256_of_file
 from edgeattn.demo import DemoResult, held_out, run_demo
-from edgeattn.errors import ArtifactError
+from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.models.registry import get_entry
 
 FILES = [
@@ -140,6 +140,17 @@ def test_a_graph_of_other_weights_or_tools_is_exported_again(
     assert exported_again == [path, path]
 
 
+def test_an_accuracy_that_was_not_measured_is_an_error_and_not_zero(
+    result: DemoResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = edgeattn.compare
+    monkeypatch.setattr(
+        edgeattn, "compare", lambda a, b, inputs, labels, **kw: compare(a, b, inputs, **kw)
+    )
+    with pytest.raises(EngineError, match="gave no accuracy; expected one on the held-out labels"):
+        run_demo(folder)
+
+
 def test_the_held_out_images_are_a_thousand_of_all_digits() -> None:
     inputs, labels = held_out()
     assert inputs.keys() == {"input"}
@@ -148,12 +159,18 @@ def test_the_held_out_images_are_a_thousand_of_all_digits() -> None:
     np.testing.assert_array_equal(np.bincount(labels), [100] * 10)
 
 
-def test_missing_images_and_weights_are_told_with_what_to_do(
+def test_missing_images_labels_and_weights_are_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(demo, "data_folder", lambda name: tmp_path)
         with pytest.raises(ArtifactError, match=r"shipped images .*heldout\.npz are missing") as e:
+            held_out()
+        assert e.value.hint == "reinstall edgeattn"
+        unlabelled = tmp_path / "samples" / "mnist" / "heldout.npz"
+        unlabelled.parent.mkdir(parents=True)
+        np.savez(unlabelled, input=np.zeros((2, 1, 28, 28), np.float32))
+        with pytest.raises(ArtifactError, match=r"heldout\.npz have no labels") as e:
             held_out()
         assert e.value.hint == "reinstall edgeattn"
     entry = replace(get_entry("mswin_nano"), weights=None)
