@@ -1,7 +1,7 @@
 """Is the CPU engine faster than what its user would otherwise run?
 
 One Swin-T (224x224, random weights, every bias and position bias drawn, so that nothing folds
-away), batch 1 and 8, four ways in one run, taking turns:
+away), batch 1 and 8, five ways in one run, taking turns:
 
 * `edgeattn`: the weights in our layers, exported, built and run by the CPU engine;
 * `onnxruntime`: the Hugging Face module through `torch.onnx.export`, run by ONNX Runtime as it
