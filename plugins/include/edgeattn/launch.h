@@ -1,0 +1,71 @@
+/*!
+ * \file
+ * \brief Starting a kernel: on a CUDA stream, or in the emulator.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include <type_traits>
+
+#include "edgeattn/platform.h"
+
+namespace edgeattn {
+
+struct LaunchShape {
+  int32_t ctas;             //!< 0: nothing is launched
+  int32_t threads_per_cta;  //!< a multiple of 32, at most 1024
+  int32_t shared_bytes;     //!< dynamic shared memory per CTA
+};
+
+/*! \brief Global memory that a kernel may touch; the emulator takes every access outside of these
+ *  for an error, and so reads of a writable region before the kernel wrote there. */
+struct MemoryRegion {
+  void const* begin;
+  int64_t bytes;
+  bool writable;
+  char const* name;  //!< for messages: "qkv"
+};
+
+}  // namespace edgeattn
+
+#if defined(EDGEATTN_EMULATOR)
+#include "../../emulator/launch_emulated.h"
+#else
+
+#include <cuda_runtime_api.h>
+
+namespace edgeattn {
+
+/*! \brief Enqueue `kernel(params)`.
+ *  \param stream   a `cudaStream_t`; may be capturing.
+ *  \param regions  [num_regions], what the kernel may touch; only the emulator looks.
+ *  \return 0 or a `cudaError_t`. */
+template <typename Params>
+int32_t launch_kernel(void (*kernel)(Params), LaunchShape shape, Params const& params, void* stream,
+                      MemoryRegion const* /*regions*/, int32_t /*num_regions*/) {
+  static_assert(std::is_trivially_copyable_v<Params>, "parameters travel as bytes");
+  static_assert(sizeof(Params) <= 4096, "parameters of a kernel take at most 4 KiB");
+  constexpr int32_t kDefaultSharedBytes = 48 << 10;  // more has to be asked for
+  if (shape.ctas == 0) return cudaSuccess;
+  void const* const function = reinterpret_cast<void const*>(kernel);
+  if (shape.shared_bytes > kDefaultSharedBytes) {
+    cudaError_t const status = cudaFuncSetAttribute(
+        function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
+    if (status != cudaSuccess) return status;
+  }
+  void* arguments[] = {const_cast<Params*>(&params)};
+  return cudaLaunchKernel(function, dim3(static_cast<uint32_t>(shape.ctas)),
+                          dim3(static_cast<uint32_t>(shape.threads_per_cta)), arguments,
+                          static_cast<size_t>(shape.shared_bytes),
+                          static_cast<cudaStream_t>(stream));
+}
+
+/*! \brief What a status of launch_kernel means. */
+inline char const* launch_status_text(int32_t status) {
+  return cudaGetErrorString(static_cast<cudaError_t>(status));
+}
+
+}  // namespace edgeattn
+
+#endif

@@ -1,0 +1,24 @@
+/*!
+ * \file
+ * \brief The words that differ between the compilers of one kernel source: nvcc, and g++ for the
+ * emulator and for host code.
+ */
+#pragma once
+
+#if defined(__CUDACC__) && !defined(EDGEATTN_EMULATOR)
+
+#define EDGEATTN_HOST_DEVICE __host__ __device__ __forceinline__
+#define EDGEATTN_DEVICE __device__ __forceinline__
+#define EDGEATTN_KERNEL __global__
+#define EDGEATTN_LAUNCH_BOUNDS(threads, min_ctas) __launch_bounds__(threads, min_ctas)
+#define EDGEATTN_UNROLL _Pragma("unroll")
+
+#else
+
+#define EDGEATTN_HOST_DEVICE inline
+#define EDGEATTN_DEVICE inline
+#define EDGEATTN_KERNEL
+#define EDGEATTN_LAUNCH_BOUNDS(threads, min_ctas)
+#define EDGEATTN_UNROLL
+
+#endif
