@@ -217,17 +217,33 @@ class _Decomposition:
         """Softmax and sums are float32 whatever the type of the tensors around them."""
         if self.qkv_type.element == onnx.TensorProto.INT8:
             scale = np.float32(self.spec.qkv_quant_scale)
-            return self.tape.op("DequantizeLinear", qkv, np.array(scale))
+            return self.tape.op("DequantizeLinear", qkv, np.array(scale), self._int8_zero())
         if self.qkv_type.element in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED):
             return qkv
         return self.tape.op("Cast", qkv, to=onnx.TensorProto.FLOAT)
+
+    def _pad_kv(self) -> Value:
+        """Key and value of padded tokens; in the INT8 form they are steps, like all others."""
+        pad_kv = self.inputs["pad_kv"]
+        if self.qkv_type.element != onnx.TensorProto.INT8:
+            return pad_kv
+        scale = np.array(self.spec.qkv_quant_scale, np.float32)
+        steps = self.tape.op("QuantizeLinear", pad_kv, scale, self._int8_zero())
+        return self.tape.op("DequantizeLinear", steps, scale, self._int8_zero())
+
+    def _int8_zero(self) -> Value:
+        """Make a zero point, which gives a step its type.
+
+        Without one ONNX Runtime's optimizer takes a dequantized INT8 tensor for UINT8 when it
+        moves the dequantization through a Reshape, and clips what is negative.
+        """
+        return Value(self.tape, np.zeros((), np.int8))
 
     def _finish(self, out: Value) -> None:
         element = self.qkv_type.element
         if self.spec.out_quant_scale:
             scale = np.array(self.spec.out_quant_scale, np.float32)
-            zero = Value(self.tape, np.zeros((), np.int8))
-            out = self.tape.op("QuantizeLinear", out, scale, zero)
+            out = self.tape.op("QuantizeLinear", out, scale, self._int8_zero())
         elif element in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
             out = self.tape.op("Cast", out, to=element)
         self.tape.nodes[-1].output[0] = self.output
@@ -311,7 +327,7 @@ class _Decomposition:
     ) -> tuple[Value, Value]:
         """Give padded tokens the key and value of the projection's bias."""
         spec = self.spec
-        padded = self.inputs["pad_kv"].reshape(2, spec.qkv_heads, 1, spec.head_dim)
+        padded = self._pad_kv().reshape(2, spec.qkv_heads, 1, spec.head_dim)
         heads = group.head_offset + np.arange(group.num_heads)
         is_pad = source.equals(PAD).unsqueeze(1, 3)  # [nW, 1, N, 1]
         pad_key, pad_value = (
