@@ -53,6 +53,10 @@ class EngineError(EdgeAttnError, RuntimeError):
     """An engine that could not be loaded or run."""
 
 
+class TargetError(EdgeAttnError, ValueError):
+    """A board, a JetPack or a GPU architecture that is not known, or that do not go together."""
+
+
 class PluginError(EdgeAttnError, RuntimeError):
     """A kernel library or plugin that cannot be built, loaded or run."""
 
