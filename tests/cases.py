@@ -225,15 +225,22 @@ NAMED_CASES: dict[str, Case] = {
     "many_images": _case(5, 4, HeadGroup(2, 3, 1), heads=2, batch=6, pad_mode="bias_kv"),
 }
 
-_SIZES = st.integers(1, 9)
+MAX_WINDOW, MAX_SIZE = 8, 9
 
 
 @st.composite
-def head_groups(draw: st.DrawFn, qkv_heads: int, *, sequence: bool, has_bias: bool) -> HeadGroup:
+def head_groups(
+    draw: st.DrawFn,
+    qkv_heads: int,
+    *,
+    sequence: bool,
+    has_bias: bool,
+    max_window: int = MAX_WINDOW,
+) -> HeadGroup:
     """Draw a head group that fits a projection, and the map's rank."""
     num_heads = draw(st.integers(1, qkv_heads))
     mode = draw(st.sampled_from(("block", "block", "grid", "neighborhood")))
-    sizes = st.integers(1 if has_bias else 0, 8)
+    sizes = st.integers(1 if has_bias else 0, max_window)
     window = (draw(sizes), draw(sizes))
     causal = mode == "neighborhood" and sequence and draw(st.booleans())
     if sequence:
@@ -255,13 +262,15 @@ def head_groups(draw: st.DrawFn, qkv_heads: int, *, sequence: bool, has_bias: bo
 
 
 @st.composite
-def specs(draw: st.DrawFn, *, sequence: bool | None = None) -> AttentionSpec:
+def specs(
+    draw: st.DrawFn, *, sequence: bool | None = None, max_window: int = MAX_WINDOW
+) -> AttentionSpec:
     """Draw an attention spec."""
     if sequence is None:
         sequence = draw(st.booleans())
     qkv_heads = draw(st.integers(1, 3))
     has_bias = draw(st.booleans())
-    groups = head_groups(qkv_heads, sequence=sequence, has_bias=has_bias)
+    groups = head_groups(qkv_heads, sequence=sequence, has_bias=has_bias, max_window=max_window)
     return AttentionSpec(
         head_dim=draw(st.integers(1, 4)),
         qkv_heads=qkv_heads,
@@ -277,9 +286,10 @@ def specs(draw: st.DrawFn, *, sequence: bool | None = None) -> AttentionSpec:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Draw a small case: a spec and the size of a map or a sequence."""
+def cases(draw: st.DrawFn, *, max_window: int = MAX_WINDOW, max_size: int = MAX_SIZE) -> Case:
+    """Draw a case, small by default: a spec and the size of a map or a sequence."""
     sequence = draw(st.booleans())
-    spec = draw(specs(sequence=sequence))
-    height, width = (1, 2 * draw(_SIZES)) if sequence else (draw(_SIZES), draw(_SIZES))
+    spec = draw(specs(sequence=sequence, max_window=max_window))
+    sizes = st.integers(1, max_size)
+    height, width = (1, 2 * draw(sizes)) if sequence else (draw(sizes), draw(sizes))
     return Case(spec, height, width, batch=draw(st.integers(1, 2)))

@@ -89,5 +89,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {', '.join(missing)}")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the largest of each figure that tests recorded under a name that begins so."""
+    figures: dict[str, list[float]] = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name.startswith("largest "):
+                figures.setdefault(name, []).append(value)
+    if figures:
+        terminalreporter.section("figures")
+    for name, values in sorted(figures.items()):
+        terminalreporter.line(f"{name}: {max(values):.3g} ({len(values)} tests)")
+
+
 def _required(config: pytest.Config) -> set[str]:
     return {name.strip() for name in config.getoption("--require").split(",") if name.strip()}

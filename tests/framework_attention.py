@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,7 @@ def attention(
         packed = qkv.reshape(batch, height * width, 3, heads, dim)
     else:
         packed = qkv.reshape(batch, height * width, heads, 3, dim).transpose(2, 3)
-    pad = qkv.new_zeros(3, heads, dim)
+    pad = qkv.new_ones(3, heads, dim)  # zeros have no direction, which cosine would make NaN
     if pad_kv is not None:
         pad[1:] = pad_kv.view(2, heads, dim)
     packed = torch.cat([packed, pad.expand(batch, 1, 3, heads, dim)], dim=1)
@@ -54,6 +56,7 @@ def attention(
     return torch.cat(outputs, dim=2).reshape(batch, height, width, spec.out_channels)
 
 
+@lru_cache(maxsize=64)
 def _gather_tables(
     spec: AttentionSpec, group: HeadGroup, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,9 +66,9 @@ def _gather_tables(
         for query in product(range(height), range(width))
     ]
     shape = (height * width, max(len(keys) for keys in of_queries))
-    source = torch.full(shape, height * width)
-    mask = torch.full(shape, -torch.inf)
-    bias_index = torch.zeros(shape, dtype=torch.long)
+    source = np.full(shape, height * width)
+    mask = np.full(shape, -np.inf, np.float32)
+    bias_index = np.zeros(shape, np.int64)
     window_rows, window_cols = group.window_size
     for t, keys in enumerate(of_queries):
         for n, key in enumerate(keys):
@@ -77,4 +80,4 @@ def _gather_tables(
             if spec.has_bias:
                 row, col = key.delta[0] + window_rows - 1, key.delta[1] + window_cols - 1
                 bias_index[t, n] = row * (2 * window_cols - 1) + col
-    return source, mask, bias_index
+    return torch.from_numpy(source), torch.from_numpy(mask), torch.from_numpy(bias_index)

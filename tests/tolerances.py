@@ -47,8 +47,27 @@ def assert_close_in_half(
         framework: The framework's own result in the half type.
         dtype: `float16` or `bfloat16`.
     """
-    # Storing the exact result in the half type alone costs half a step.
-    rounding = HALF_EPSILON[dtype] / 2 * float(np.abs(oracle).max(initial=0.0))
-    allowed = max(HALF_ERROR_FACTOR * float(np.abs(framework - oracle).max(initial=0.0)), rounding)
+    ratio = error_ratio_in_half(actual, oracle, framework, dtype)
     error = float(np.abs(actual - oracle).max(initial=0.0))
-    assert error <= allowed, f"error {error:.3g} in {dtype}; allowed {allowed:.3g}"
+    assert ratio <= HALF_ERROR_FACTOR, (
+        f"error {error:.3g} in {dtype}, {ratio:.3g} times the framework's own; "
+        f"allowed are {HALF_ERROR_FACTOR} times"
+    )
+
+
+def error_ratio_in_half(
+    actual: np.ndarray, oracle: np.ndarray, framework: np.ndarray, dtype: str
+) -> float:
+    """Divide the largest error by the framework's own, or by what storing the result costs.
+
+    Args:
+        actual: What is judged.
+        oracle: The float64 result for the same inputs.
+        framework: The framework's own result in the half type.
+        dtype: `float16` or `bfloat16`.
+    """
+    # Storing the exact result in the half type alone costs half a step, and is allowed.
+    rounding = HALF_EPSILON[dtype] / 2 * float(np.abs(oracle).max(initial=0.0))
+    own = float(np.abs(framework - oracle).max(initial=0.0))
+    error = float(np.abs(actual - oracle).max(initial=0.0))
+    return error / max(own, rounding / HALF_ERROR_FACTOR, np.finfo(np.float64).tiny)
