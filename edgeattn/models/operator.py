@@ -1,8 +1,10 @@
 """The operator `edgeattn::multi_scale_window_attention` in PyTorch.
 
 One call is the attention of all heads at all window sizes, straight from the packed projection.
-This is the reference implementation: it gathers the windows by the index rule (`window.py`) and
-computes in float32 (float64 for float64 input). The exporter turns a call into one ONNX node.
+On a GPU it runs in the project's kernels where they are built (`fused.py`); everywhere else, and
+for the gradient, in the reference implementation below: it gathers the windows by the index rule
+(`window.py`) and computes in float32 (float64 for float64 input). The exporter turns a call into
+one ONNX node.
 
 References:
     The index rule and the inputs: `docs/operator.md`. Swin (arXiv:2103.14030), Swin V2
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeattn.errors import SpecError
+from edgeattn.models.fused import fused_attention
 from edgeattn.models.window import PAD, map_neighbors, map_windows
 from edgeattn.spec import ATTRIBUTE_KINDS, AttentionSpec, HeadGroup
 
@@ -98,7 +101,13 @@ _INPUT_SCHEMA = "Tensor qkv, Tensor? bias_table, Tensor? pad_kv, Tensor? logit_s
 
 
 def _spec_of(attributes: Sequence[Any]) -> AttentionSpec:
-    return AttentionSpec.from_attributes(dict(zip(ATTRIBUTE_KINDS, attributes, strict=True)))
+    return _spec_of_values(tuple(tuple(v) if isinstance(v, list) else v for v in attributes))
+
+
+# A launch takes microseconds; so many does it take to validate a spec.
+@functools.lru_cache(maxsize=256)
+def _spec_of_values(values: tuple[Any, ...]) -> AttentionSpec:
+    return AttentionSpec.from_attributes(dict(zip(ATTRIBUTE_KINDS, values, strict=True)))
 
 
 @torch.library.custom_op(
@@ -113,8 +122,12 @@ def _attention(
     logit_scale: Tensor | None,
     *attributes: Any,
 ) -> Tensor:
-    with _without_autocast(qkv):
-        return _reference(qkv, bias_table, pad_kv, logit_scale, _spec_of(attributes))
+    spec = _spec_of(attributes)
+    out = fused_attention(spec, qkv, bias_table, pad_kv, logit_scale)
+    if out is None:
+        with _without_autocast(qkv):
+            out = reference_attention(spec, qkv, bias_table, pad_kv, logit_scale)
+    return out
 
 
 @_attention.register_fake
@@ -134,7 +147,7 @@ def _attention_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     def forward(qkv: Tensor, *present: Tensor) -> Tensor:
         given = iter(present)
         bias_table, pad_kv, logit_scale = (None if t is None else next(given) for t in inputs[1:4])
-        return _reference(qkv, bias_table, pad_kv, logit_scale, spec)
+        return reference_attention(spec, qkv, bias_table, pad_kv, logit_scale)
 
     with _without_autocast(grad):
         vjp = torch.func.vjp(forward, *_present(inputs))[1]
@@ -172,13 +185,26 @@ def _without_autocast(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def _reference(
-    qkv: Tensor,
-    bias_table: Tensor | None,
-    pad_kv: Tensor | None,
-    logit_scale: Tensor | None,
+def reference_attention(
     spec: AttentionSpec,
+    qkv: Tensor,
+    bias_table: Tensor | None = None,
+    pad_kv: Tensor | None = None,
+    logit_scale: Tensor | None = None,
 ) -> Tensor:
+    """Evaluate the operator with PyTorch's own operators, on any device.
+
+    Args:
+        spec: What to compute.
+        qkv: As in `multi_scale_window_attention`, like the other tensors; nothing is checked.
+        bias_table: As there.
+        pad_kv: As there.
+        logit_scale: As there.
+
+    Returns:
+        `[B, H, W, spec.out_channels]` of the type of `qkv`, computed in float32, or in float64
+        for float64.
+    """
     batch, height, width, _ = qkv.shape
     compute_dtype = torch.float64 if qkv.dtype == torch.float64 else torch.float32
     packed = qkv.to(compute_dtype)
