@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,22 @@ from edgeattn.profiling.environment import collect_environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def append_row(benchmark: str, case: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+def append_row(
+    benchmark: str,
+    case: dict[str, Any],
+    result: dict[str, Any],
+    *,
+    gpu: dict[str, Any] | None = None,
+    results: Path = RESULTS,
+) -> dict[str, Any]:
     """Append a row to `results/DEVICE/DATE.jsonl`.
 
     Args:
         benchmark: Name of the script.
         case: What was measured: everything that rows are matched by.
         result: What was found.
+        gpu: The GPU that was measured, its `name` among it; the row is then filed under it.
+        results: The folder of all results.
     """
     environment = collect_environment()
     row = {
@@ -33,8 +43,11 @@ def append_row(benchmark: str, case: dict[str, Any], result: dict[str, Any]) -> 
         "tools": tool_versions(),
         "environment": environment.to_dict(),
     }
-    device = re.sub(r"\W+", "-", environment.machine or environment.cpu_model).strip("-").lower()
-    path = RESULTS / device / f"{row['date']}.jsonl"
+    if gpu is not None:
+        row["gpu"] = gpu
+    name = gpu["name"] if gpu else environment.machine or environment.cpu_model
+    device = re.sub(r"\W+", "-", name).strip("-").lower()
+    path = results / device / f"{row['date']}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
         stream.write(json.dumps(row) + "\n")
@@ -42,5 +55,7 @@ def append_row(benchmark: str, case: dict[str, Any], result: dict[str, Any]) -> 
 
 
 def _commit() -> str:
+    if not shutil.which("git"):
+        return ""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -209,6 +209,7 @@ def _plain(group: WindowGroup) -> Callable[[Tensor], Tensor]:
 
 def _sdpa(group: WindowGroup) -> Callable[[Tensor], Tensor]:
     """`scaled_dot_product_attention` with bias and mask added up beforehand."""
+    added: Tensor | None
     if group.mask is not None:
         # One mask per window: windows and heads are one axis, over which images share the mask.
         added = group.mask[:, None] if group.bias is None else group.mask[:, None] + group.bias
