@@ -19,7 +19,7 @@ struct ThreadId {
   int32_t cta;
 };
 
-extern ThreadId const* current_thread;
+extern ThreadId* current_thread;
 
 /*! \brief Operations that a warp's lanes carry out together. */
 enum class Collective : uint8_t {

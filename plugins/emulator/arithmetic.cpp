@@ -1,0 +1,86 @@
+#include <math.h>
+#include <string.h>
+
+#include "edgeattn/scalars.h"
+#include "runtime.h"
+
+namespace edgeattn::emulator {
+
+namespace {
+
+// Rounds to float such that rounding on to half_t is as rounding at once: to the neighbour whose
+// last bit is 1 where inexact (Boldo and Melquiond, "When double rounding is odd", 2005).
+float round_to_odd(double value) {
+  float result = static_cast<float>(value);
+  double const error = value - static_cast<double>(result);
+  if (error == 0.0 || !isfinite(result) || (float_as_uint(result) & 1u) != 0) return result;
+  return nextafterf(result, error > 0.0 ? INFINITY : -INFINITY);
+}
+
+// The same for the sum of two doubles (Knuth's error-free sum).
+float sum_rounded_to_odd(double a, double b) {
+  double sum = a + b;
+  double const b_part = sum - a;
+  double const error = (a - (sum - b_part)) + (b - b_part);
+  uint64_t bits;
+  memcpy(&bits, &sum, sizeof(bits));
+  if (isfinite(sum) && error != 0.0 && (bits & 1u) == 0) {
+    sum = nextafter(sum, error > 0.0 ? INFINITY : -INFINITY);
+  }
+  return round_to_odd(sum);
+}
+
+template <typename F>
+uint32_t for_both_halves(F f) {
+  uint32_t const low = from_float<half_t>(f(0)).bits;
+  uint32_t const high = from_float<half_t>(f(16)).bits;
+  return low | high << 16;
+}
+
+double half_at(uint32_t pair, int32_t shift) {
+  return static_cast<double>(to_float(half_t{static_cast<uint16_t>(pair >> shift)}));
+}
+
+}  // namespace
+
+float flush_subnormal(float x) { return fpclassify(x) == FP_SUBNORMAL ? copysignf(0.0f, x) : x; }
+
+// PTX ISA, cvt: to integers, values out of range saturate and NaN becomes 0.
+int32_t float_to_int_rn(float x) {
+  if (isnan(x)) return 0;
+  if (x >= 0x1p31f) return INT32_MAX;
+  if (x < -0x1p31f) return INT32_MIN;
+  return static_cast<int32_t>(rintf(x));
+}
+
+// PTX ISA, prmt, the generic form.
+uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
+  uint64_t const bytes = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t result = 0;
+  for (int32_t i = 0; i < 4; ++i) {
+    uint32_t const control = selector >> (4 * i);
+    uint32_t byte = static_cast<uint32_t>(bytes >> (control & 7u) * 8) & 0xffu;
+    if ((control & 8u) != 0) byte = (byte & 0x80u) != 0 ? 0xffu : 0u;
+    result |= byte << (8 * i);
+  }
+  return result;
+}
+
+uint32_t half2_add(uint32_t a, uint32_t b) {
+  return for_both_halves(
+      [&](int32_t shift) { return sum_rounded_to_odd(half_at(a, shift), half_at(b, shift)); });
+}
+
+uint32_t half2_mul(uint32_t a, uint32_t b) {
+  return for_both_halves([&](int32_t shift) {
+    return static_cast<float>(half_at(a, shift) * half_at(b, shift));  // exact: 22 bits
+  });
+}
+
+uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
+  return for_both_halves([&](int32_t shift) {
+    return sum_rounded_to_odd(half_at(a, shift) * half_at(b, shift), half_at(c, shift));
+  });
+}
+
+}  // namespace edgeattn::emulator

@@ -1,0 +1,91 @@
+#include "bank_conflicts.h"
+
+#include <algorithm>
+
+namespace edgeattn::emulator {
+
+namespace {
+
+constexpr int32_t kBanks = 32;
+constexpr int32_t kBankBytes = 4;
+constexpr int32_t kPhaseBytes = kBanks * kBankBytes;
+constexpr int32_t kLanes = 32;
+
+// Beyond these, accesses between two collectives are not counted, lanes not matched: a kernel that
+// loops for long without meeting would fill the memory.
+constexpr int32_t kMostAccesses = 1 << 14;
+constexpr int32_t kFarthestMatch = 64;
+
+}  // namespace
+
+int32_t extra_wavefronts(int32_t const* offset_bytes, uint32_t lanes, int32_t bytes) {
+  bool contiguous = lanes == 0xffffffffu;
+  bool equal = true;
+  for (int32_t lane = 0; lane < kLanes; ++lane) {
+    if ((lanes >> lane & 1u) == 0) continue;
+    contiguous = contiguous && offset_bytes[lane] == offset_bytes[0] + lane * bytes;
+    equal = equal && offset_bytes[lane] == offset_bytes[__builtin_ctz(lanes)];
+  }
+  if (contiguous || equal) return 0;
+
+  int32_t const lanes_per_phase = bytes <= kBankBytes ? kLanes : kPhaseBytes / bytes;
+  int32_t extra = 0;
+  for (int32_t first = 0; first < kLanes; first += lanes_per_phase) {
+    int32_t words[kBanks][kLanes];  // the distinct words of each bank
+    int32_t num_words[kBanks] = {};
+    int32_t busiest = 0;
+    for (int32_t lane = first; lane < first + lanes_per_phase; ++lane) {
+      if ((lanes >> lane & 1u) == 0) continue;
+      int32_t const last_word = (offset_bytes[lane] + bytes - 1) / kBankBytes;
+      for (int32_t word = offset_bytes[lane] / kBankBytes; word <= last_word; ++word) {
+        int32_t* const begin = words[word % kBanks];
+        int32_t& count = num_words[word % kBanks];
+        if (std::find(begin, begin + count, word) != begin + count) continue;
+        begin[count++] = word;
+        busiest = std::max(busiest, count);
+      }
+    }
+    extra += std::max(busiest - 1, 0);
+  }
+  return extra;
+}
+
+void WarpAccesses::note(int32_t lane, SharedAccess kind, int32_t offset_bytes, int32_t bytes,
+                        Place place) {
+  uint32_t const bit = 1u << lane;
+  int32_t index = next_[lane];
+  int32_t const end = std::min(num_accesses_, index + kFarthestMatch);
+  for (; index < end; ++index) {  // lanes that took other branches made others first
+    Access const& access = accesses_[index];
+    if (access.place == place && access.kind == kind && access.bytes == bytes &&
+        (access.lanes & bit) == 0) {
+      break;
+    }
+  }
+  if (index == end) {
+    if (num_accesses_ == kMostAccesses) return;
+    index = num_accesses_++;
+    if (static_cast<size_t>(index) == accesses_.size()) accesses_.emplace_back();
+    Access& access = accesses_[index];
+    access.place = place;
+    access.kind = kind;
+    access.bytes = bytes;
+    access.lanes = 0;
+  }
+  Access& access = accesses_[index];
+  access.offset_bytes[lane] = offset_bytes;
+  access.lanes |= bit;
+  next_[lane] = index + 1;
+}
+
+void WarpAccesses::count(Statistics& statistics) {
+  for (int32_t i = 0; i < num_accesses_; ++i) {
+    Access const& access = accesses_[i];
+    statistics.bank_conflicts[static_cast<int32_t>(access.kind)] +=
+        extra_wavefronts(access.offset_bytes, access.lanes, access.bytes);
+  }
+  num_accesses_ = 0;
+  std::fill(std::begin(next_), std::end(next_), 0);
+}
+
+}  // namespace edgeattn::emulator
