@@ -6,6 +6,7 @@ import pytest
 
 from edgeattn.plugin.kernels import Emulator, KernelLibrary
 from tests.plugins.kernel_device import CudaDevice, Device, EmulatedDevice
+from tests.plugins.plugin_host import Host, build_host, newest_headers
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,9 @@ def device(request: pytest.FixtureRequest) -> Device:
     if library is None:
         pytest.skip("the kernel library is not built: edgeattn plugin build")
     return CudaDevice(KernelLibrary(library))
+
+
+@pytest.fixture(scope="session")
+def plugin(emulator: Emulator) -> Host:
+    """Compile the TensorRT plugin on emulated kernels, with its driver."""
+    return build_host(newest_headers(), emulator.path)
