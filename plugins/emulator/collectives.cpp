@@ -34,15 +34,14 @@ void vote(Collective kind, Operands const* const* lanes) {
   for (int32_t lane = 0; lane < kLanes; ++lane) memcpy(lanes[lane]->d, &result, sizeof(result));
 }
 
-void ldmatrix(Machine& machine, Thread* threads, Operands const* const* lanes, int32_t matrices,
-              bool transposed) {
+void ldmatrix(Machine& machine, Warp const& warp, int32_t matrices, bool transposed) {
   unsigned char const* rows[kLanes];
   int32_t offsets[kLanes];
   for (int32_t lane = 0; lane < matrices * 8; ++lane) {
-    offsets[lane] = lanes[lane]->argument;
-    rows[lane] = read_matrix_row(machine, threads[lane], offsets[lane]);
+    offsets[lane] = warp.operands[lane]->argument;
+    rows[lane] = read_matrix_row(warp.threads[lane], offsets[lane], warp.place);
   }
-  for (int32_t i = 0; i < matrices; ++i) distribute(rows + 8 * i, transposed, i, lanes);
+  for (int32_t i = 0; i < matrices; ++i) distribute(rows + 8 * i, transposed, i, warp.operands);
   uint32_t const used = matrices == 4 ? kAllLanes : (1u << (matrices * 8)) - 1;
   machine.statistics.bank_conflicts[static_cast<int32_t>(SharedAccess::kLdmatrix)] +=
       extra_wavefronts(offsets, used, 16);
@@ -51,9 +50,8 @@ void ldmatrix(Machine& machine, Thread* threads, Operands const* const* lanes, i
 
 }  // namespace
 
-void Machine::execute(Warp& warp, Thread* threads_of_warp) {
-  Operands const* lanes[kLanes];
-  for (int32_t lane = 0; lane < kLanes; ++lane) lanes[lane] = &threads_of_warp[lane].operands;
+void Machine::execute(Warp& warp) {
+  Operands const* const* const lanes = warp.operands;
   switch (warp.kind) {
     case Collective::kSyncWarp:
       ++warp.step;
@@ -66,13 +64,13 @@ void Machine::execute(Warp& warp, Thread* threads_of_warp) {
     case Collective::kAll:
       return vote(warp.kind, lanes);
     case Collective::kLdmatrixX2:
-      return ldmatrix(*this, threads_of_warp, lanes, 2, false);
+      return ldmatrix(*this, warp, 2, false);
     case Collective::kLdmatrixX2Trans:
-      return ldmatrix(*this, threads_of_warp, lanes, 2, true);
+      return ldmatrix(*this, warp, 2, true);
     case Collective::kLdmatrixX4:
-      return ldmatrix(*this, threads_of_warp, lanes, 4, false);
+      return ldmatrix(*this, warp, 4, false);
     case Collective::kLdmatrixX4Trans:
-      return ldmatrix(*this, threads_of_warp, lanes, 4, true);
+      return ldmatrix(*this, warp, 4, true);
     case Collective::kMmaHalf:
     case Collective::kMmaBf16:
       ++statistics.mma_m16n8k16;

@@ -78,12 +78,14 @@ int32_t Machine::launch(Work const& work, LaunchShape asked, MemoryRegion const*
   shared.begin_launch(shape.shared_bytes);
   threads.resize(static_cast<size_t>(shape.threads_per_cta));
   warps.resize(threads.size() / kLanes);
-  for (size_t i = 0; i < threads.size(); ++i) {
-    Thread& thread = threads[i];
-    thread.index = static_cast<int32_t>(i);
+  for (Thread& thread : threads) {
+    thread.index = static_cast<int32_t>(&thread - threads.data());
     thread.lane = thread.index % kLanes;
-    thread.warp = thread.index / kLanes;
-    thread.place = {};
+    thread.warp = &warps[thread.index / kLanes];
+  }
+  for (Warp& warp : warps) {
+    warp.index = static_cast<int32_t>(&warp - warps.data());
+    warp.threads = &threads[warp.index * kLanes];
   }
   statistics.ctas += shape.ctas;
   statistics.threads += static_cast<int64_t>(shape.ctas) * shape.threads_per_cta;

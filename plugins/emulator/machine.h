@@ -36,27 +36,31 @@ struct Copy {
   int32_t group;
 };
 
+struct Warp;
+
 struct Thread : ThreadId {
-  enum State : uint8_t { kRunning, kInCollective, kAtBarrier, kEnded };
+  enum State : uint8_t { kRunning, kAtBarrier, kEnded };
 
   int32_t lane;
-  int32_t warp;
-  State state;
-  Place place;        //!< where it waits
-  Operands operands;  //!< of the collective in which it waits
+  Warp* warp;
   Fiber fiber;
+  State state;               //!< kRunning also of those that wait in a collective of their warp
+  Place barrier;             //!< where it waits at one
   std::vector<Copy> copies;  //!< oldest first
   int32_t copy_group;        //!< that its next copies will belong to
 };
 
 struct Warp {
+  int32_t index;
+  Thread* threads;   //!< [32]
   uint32_t ready;    //!< lanes that can run, the running one among them
   uint32_t arrived;  //!< lanes that wait in a collective: this kind, at this place
   Collective kind;
   Place place;
-  uint32_t step;         //!< counts sync_warp
-  uint8_t const* order;  //!< in which lanes get their turn
+  Operands const* operands[kLanes];  //!< of the lanes that wait
+  uint8_t const* order;              //!< in which lanes get their turn
   int32_t turn;
+  uint32_t step;  //!< counts sync_warp
   WarpAccesses accesses;
 };
 
@@ -86,13 +90,15 @@ class Machine {
                  int32_t num_regions, uint64_t seed);
 
   // What the threads call.
-  void join(Thread& thread, Collective kind, Operands const& operands, Place place);
+  void yield(Thread& thread);
+  void complete(Thread& thread);
+  [[noreturn]] void diverge(Thread& thread, Collective kind, Place place);
   void sync_cta(Thread& thread, Place place);
   [[noreturn]] void end(Thread& thread);
   void run_thread();
 
   Accessor accessor(Thread const& thread) const {
-    return {thread.index, warps[thread.warp].step, 1u << thread.lane};
+    return {thread.index, thread.warp->index, thread.warp->step, 1u << thread.lane};
   }
 
   /*! \brief Note that a thread did something wrong: `what` completes "thread 3 …". Returns unless
@@ -112,14 +118,13 @@ class Machine {
  private:
   bool accept(LaunchShape shape);
   void run_cta(int32_t cta);
-  void execute(Warp& warp, Thread* lanes);
+  void execute(Warp& warp);
   void wake_all(Warp& warp);
   Warp* next_warp();
   Thread* next_thread();
-  void yield(Thread& thread);
   [[noreturn]] void abandon();
   [[noreturn]] void stuck();
-  std::string waiting_threads() const;
+  std::string whereabouts(Thread const& thread) const;
   void report(std::string const& sentence);
   void shuffle_orders();
 
@@ -134,7 +139,8 @@ class Machine {
   Warp* running_warp_ = nullptr;
   int32_t cta_ = 0;
   int32_t at_barrier_ = 0;  // threads
-  int32_t ended_ = 0;       // threads
+  Thread const* first_at_barrier_ = nullptr;
+  int32_t ended_ = 0;  // threads
 };
 
 /*! \brief The one machine; launches take turns. */

@@ -36,16 +36,17 @@ struct Tiles {
 };
 
 void gather(Operands const* const* lanes, Tiles& tiles) {
-  for (int32_t lane = 0; lane < kLanes; ++lane) {
-    int32_t const group = lane / 4;
-    int32_t const member = lane % 4;
-    unsigned char const* const a = static_cast<unsigned char const*>(lanes[lane]->a);
-    unsigned char const* const b = static_cast<unsigned char const*>(lanes[lane]->b);
-    for (int32_t i = 0; i < 4; ++i) {
-      memcpy(&tiles.a[group + i % 2 * 8][4 * member + i / 2 * 16], a + 4 * i, 4);
-    }
-    for (int32_t i = 0; i < 2; ++i) {
-      memcpy(&tiles.b[group][4 * member + i * 16], b + 4 * i, 4);
+  for (int32_t group = 0; group < 8; ++group) {
+    for (int32_t member = 0; member < 4; ++member) {
+      Operands const& lane = *lanes[4 * group + member];
+      unsigned char const* const a = static_cast<unsigned char const*>(lane.a);
+      unsigned char const* const b = static_cast<unsigned char const*>(lane.b);
+      memcpy(&tiles.a[group][4 * member], a, 4);
+      memcpy(&tiles.a[group + 8][4 * member], a + 4, 4);
+      memcpy(&tiles.a[group][4 * member + 16], a + 8, 4);
+      memcpy(&tiles.a[group + 8][4 * member + 16], a + 12, 4);
+      memcpy(&tiles.b[group][4 * member], b, 4);
+      memcpy(&tiles.b[group][4 * member + 16], b + 4, 4);
     }
   }
 }
@@ -101,11 +102,21 @@ EDGEATTN_FOR_AVX2 void multiply_s8(Tiles const& tiles, float (&d)[kRows][kColumn
   multiply<int8_t>(tiles, d);
 }
 
-// Calls f(lane, element of its fragment, row, column) for all of C.
+// Where two neighbouring elements of a lane's fragment of C stand.
+struct Pair {
+  int32_t lane;
+  int32_t element;
+  int32_t row;
+  int32_t column;
+};
+
 template <typename F>
-void for_each_result(F f) {
-  for (int32_t lane = 0; lane < kLanes; ++lane) {
-    for (int32_t i = 0; i < 4; ++i) f(lane, i, lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
+inline __attribute__((always_inline)) void for_each_pair(F f) {
+  for (int32_t group = 0; group < 8; ++group) {
+    for (int32_t member = 0; member < 4; ++member) {
+      f(Pair{4 * group + member, 0, group, 2 * member});
+      f(Pair{4 * group + member, 2, group + 8, 2 * member});
+    }
   }
 }
 
@@ -114,25 +125,28 @@ void for_each_result(F f) {
 void multiply_accumulate(Collective kind, Operands const* const* lanes) {
   Tiles tiles;
   gather(lanes, tiles);
-  alignas(32) float d[kRows][kColumns] = {};
+  alignas(32) float d[kRows][kColumns];
   if (kind == Collective::kMmaS8) {
+    memset(d, 0, sizeof(d));
     multiply_s8(tiles, d);
-    for_each_result([&](int32_t lane, int32_t i, int32_t row, int32_t column) {
-      uint32_t* const sum = static_cast<uint32_t*>(lanes[lane]->d) + i;  // wraps around
-      *sum += static_cast<uint32_t>(static_cast<int32_t>(d[row][column]));
+    for_each_pair([&](Pair at) {
+      uint32_t* const sums = static_cast<uint32_t*>(lanes[at.lane]->d) + at.element;  // they wrap
+      sums[0] += static_cast<uint32_t>(static_cast<int32_t>(d[at.row][at.column]));
+      sums[1] += static_cast<uint32_t>(static_cast<int32_t>(d[at.row][at.column + 1]));
     });
     return;
   }
-  for_each_result([&](int32_t lane, int32_t i, int32_t row, int32_t column) {
-    d[row][column] = static_cast<float const*>(lanes[lane]->d)[i];
+  constexpr size_t kPairBytes = 2 * sizeof(float);
+  for_each_pair([&](Pair at) {
+    memcpy(&d[at.row][at.column], static_cast<float*>(lanes[at.lane]->d) + at.element, kPairBytes);
   });
   if (kind == Collective::kMmaHalf) {
     multiply_half(tiles, d);
   } else {
     multiply_bf16(tiles, d);
   }
-  for_each_result([&](int32_t lane, int32_t i, int32_t row, int32_t column) {
-    static_cast<float*>(lanes[lane]->d)[i] = d[row][column];
+  for_each_pair([&](Pair at) {
+    memcpy(static_cast<float*>(lanes[at.lane]->d) + at.element, &d[at.row][at.column], kPairBytes);
   });
 }
 

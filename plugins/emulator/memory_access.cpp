@@ -124,10 +124,6 @@ void const* readable_global(uintptr_t address, int32_t region, int32_t bytes, in
 
 }  // namespace
 
-void join(Collective kind, Operands operands, Place place) {
-  machine->join(current(), kind, operands, place);
-}
-
 void sync_cta(Place place) { machine->sync_cta(current(), place); }
 
 void const* read_shared(int32_t offset_bytes, int32_t bytes, Place place) {
@@ -136,8 +132,7 @@ void const* read_shared(int32_t offset_bytes, int32_t bytes, Place place) {
   if (!lies_in_shared_memory(thread, kVerb, offset_bytes, bytes, place)) return kZeros;
   Fault const fault = machine->shared.read(machine->accessor(thread), offset_bytes, bytes);
   judge(fault, thread, kVerb, offset_bytes, bytes, place);
-  machine->warps[thread.warp].accesses.note(thread.lane, SharedAccess::kLoad, offset_bytes, bytes,
-                                            place);
+  thread.warp->accesses.note(thread.lane, SharedAccess::kLoad, offset_bytes, bytes, place);
   return machine->shared.data() + offset_bytes;
 }
 
@@ -147,20 +142,19 @@ void* write_shared(int32_t offset_bytes, int32_t bytes, Place place) {
   if (!lies_in_shared_memory(thread, kVerb, offset_bytes, bytes, place)) return discarded;
   Fault const fault = machine->shared.write(machine->accessor(thread), offset_bytes, bytes);
   judge(fault, thread, kVerb, offset_bytes, bytes, place);
-  machine->warps[thread.warp].accesses.note(thread.lane, SharedAccess::kStore, offset_bytes, bytes,
-                                            place);
+  thread.warp->accesses.note(thread.lane, SharedAccess::kStore, offset_bytes, bytes, place);
   return machine->shared.data() + offset_bytes;
 }
 
-unsigned char const* read_matrix_row(Machine& m, Thread const& thread, int32_t offset_bytes) {
+unsigned char const* read_matrix_row(Thread const& thread, int32_t offset_bytes, Place place) {
   constexpr int32_t kBytes = 16;
   constexpr char const* kVerb = "gives ldmatrix";
-  if (!lies_in_shared_memory(thread, kVerb, offset_bytes, kBytes, thread.place)) return kZeros;
-  Accessor who = m.accessor(thread);
+  if (!lies_in_shared_memory(thread, kVerb, offset_bytes, kBytes, place)) return kZeros;
+  Accessor who = machine->accessor(thread);
   who.lanes = kAllLanes;
-  judge(m.shared.read(who, offset_bytes, kBytes), thread, kVerb, offset_bytes, kBytes,
-        thread.place);
-  return m.shared.data() + offset_bytes;
+  judge(machine->shared.read(who, offset_bytes, kBytes), thread, kVerb, offset_bytes, kBytes,
+        place);
+  return machine->shared.data() + offset_bytes;
 }
 
 int32_t region_of(uintptr_t address) {
@@ -206,8 +200,7 @@ void copy_async(int32_t to_offset_bytes, uintptr_t from, int32_t region, int32_t
   judge(fault, thread, kVerb, to_offset_bytes, bytes, place);
   memcpy(machine->shared.data() + to_offset_bytes, copied, static_cast<size_t>(bytes));
   thread.copies.push_back({to_offset_bytes, bytes, thread.copy_group});
-  machine->warps[thread.warp].accesses.note(thread.lane, SharedAccess::kCopy, to_offset_bytes,
-                                            bytes, place);
+  thread.warp->accesses.note(thread.lane, SharedAccess::kCopy, to_offset_bytes, bytes, place);
   Statistics& statistics = machine->statistics;
   ++(bytes == 16  ? statistics.cp_async_16
      : bytes == 8 ? statistics.cp_async_8

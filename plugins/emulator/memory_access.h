@@ -11,7 +11,7 @@
 namespace edgeattn::emulator {
 
 /*! \brief The 16 bytes that ldmatrix reads at a lane's address, on behalf of its whole warp. */
-unsigned char const* read_matrix_row(Machine& machine, Thread const& thread, int32_t offset_bytes);
+unsigned char const* read_matrix_row(Thread const& thread, int32_t offset_bytes, Place place);
 
 }  // namespace edgeattn::emulator
 

@@ -46,7 +46,7 @@ struct Operands {
 };
 
 /*! \brief Wait for the other lanes of the warp; the last one carries the operation out for all. */
-void join(Collective kind, Operands operands, Place place);
+void join(Collective kind, Operands const& operands, Place place);
 
 void sync_cta(Place place);
 

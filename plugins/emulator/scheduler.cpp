@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <map>
 
 #include "machine.h"
 
@@ -54,29 +55,29 @@ void Machine::run_cta(int32_t cta) {
 
 void Machine::run_thread() { work_.call(work_.kernel, work_.params); }
 
-void Machine::join(Thread& thread, Collective kind, Operands const& operands, Place place) {
-  Warp& warp = warps[thread.warp];
-  thread.operands = operands;
-  thread.place = place;
-  thread.state = Thread::kInCollective;
+// The path that nearly all lanes take is kept short: it saves and restores registers once.
+void join(Collective kind, Operands const& operands, Place place) {
+  Thread& thread = *static_cast<Thread*>(current_thread);
+  Warp& warp = *thread.warp;
   if (warp.arrived == 0) {
     warp.kind = kind;
     warp.place = place;
-  } else if (warp.kind != kind || warp.place != place) {
-    violation(thread, place, "comes to %s while lanes of its warp wait at %s (%s)", name_of(kind),
-              name_of(warp.kind), text_of(warp.place).c_str());
-    abandon();
+  } else if (__builtin_expect(warp.kind != kind || warp.place != place, 0)) {
+    machine->diverge(thread, kind, place);
   }
-  warp.arrived |= 1u << thread.lane;
-  if (warp.arrived != kAllLanes) {
-    warp.ready &= ~(1u << thread.lane);
-    yield(thread);
-    return;
-  }
-  Thread* const lanes = &threads[thread.warp * kLanes];
-  execute(warp, lanes);
+  uint32_t const bit = 1u << thread.lane;
+  warp.operands[thread.lane] = &operands;
+  warp.arrived |= bit;
+  if (warp.arrived == kAllLanes) return machine->complete(thread);
+  warp.ready &= ~bit;
+  machine->yield(thread);
+}
+
+// The last lane of a collective has come.
+void Machine::complete(Thread& thread) {
+  Warp& warp = *thread.warp;
+  execute(warp);
   warp.accesses.settle(statistics);
-  for (int32_t lane = 0; lane < kLanes; ++lane) lanes[lane].state = Thread::kRunning;
   wake_all(warp);
   if (shuffled_ && random_.below(kPreemption) == 0) {
     running_warp_ = next_warp();
@@ -84,19 +85,25 @@ void Machine::join(Thread& thread, Collective kind, Operands const& operands, Pl
   }
 }
 
+void Machine::diverge(Thread& thread, Collective kind, Place place) {
+  Warp const& warp = *thread.warp;
+  violation(thread, place, "comes to %s while lanes of its warp wait at %s (%s)", name_of(kind),
+            name_of(warp.kind), text_of(warp.place).c_str());
+  abandon();
+}
+
 void Machine::sync_cta(Thread& thread, Place place) {
-  Warp& warp = warps[thread.warp];
-  for (Thread const& other : threads) {
-    if (at_barrier_ == 0 || other.state != Thread::kAtBarrier) continue;
-    if (other.place == place) break;
+  if (at_barrier_ == 0) {
+    first_at_barrier_ = &thread;
+  } else if (first_at_barrier_->barrier != place) {
     violation(thread, place, "comes to sync_cta while thread %d waits at another one (%s)",
-              other.index, text_of(other.place).c_str());
+              first_at_barrier_->index, text_of(first_at_barrier_->barrier).c_str());
     abandon();
   }
-  thread.place = place;
+  thread.barrier = place;
   thread.state = Thread::kAtBarrier;
   if (++at_barrier_ < shape.threads_per_cta) {
-    warp.ready &= ~(1u << thread.lane);
+    thread.warp->ready &= ~(1u << thread.lane);
     yield(thread);
     return;
   }
@@ -116,11 +123,10 @@ void Machine::sync_cta(Thread& thread, Place place) {
 
 void Machine::end(Thread& thread) {
   if (!thread.copies.empty()) {
-    violation(thread, thread.place, "ends while %zu of its copy_async are in flight",
-              thread.copies.size());
+    violation(thread, {}, "ends while %zu of its copy_async are in flight", thread.copies.size());
   }
   thread.state = Thread::kEnded;
-  warps[thread.warp].ready &= ~(1u << thread.lane);
+  thread.warp->ready &= ~(1u << thread.lane);
   if (++ended_ == shape.threads_per_cta) abandon();
   yield(thread);
   __builtin_unreachable();
@@ -146,15 +152,14 @@ Warp* Machine::next_warp() {
 }
 
 // The thread whose turn it is, or null if none can run.
-Thread* Machine::next_thread() {
+inline Thread* Machine::next_thread() {
   for (; running_warp_ != nullptr; running_warp_ = next_warp()) {
     Warp& warp = *running_warp_;
-    if (warp.turn == kLanes) warp.turn = 0;
-    while (warp.turn < kLanes) {
-      int32_t const lane = warp.order[warp.turn++];
-      if ((warp.ready >> lane & 1u) == 0) continue;
-      return &threads[static_cast<size_t>((running_warp_ - warps.data()) * kLanes + lane)];
+    for (; warp.turn < kLanes; ++warp.turn) {
+      int32_t const lane = warp.order[warp.turn];
+      if ((warp.ready >> lane & 1u) != 0) return &warp.threads[lane];
     }
+    warp.turn = 0;
   }
   return nullptr;
 }
@@ -174,40 +179,24 @@ void Machine::abandon() {
 
 void Machine::stuck() {
   {
-    report("CTA " + std::to_string(cta_) + " cannot go on: " + waiting_threads());
+    std::map<std::string, std::vector<int32_t>> groups;
+    for (Thread const& thread : threads) groups[whereabouts(thread)].push_back(thread.index);
+    std::string text;
+    for (auto const& [where, members] : groups) {
+      text += (text.empty() ? "" : "; ") + std::to_string(members.size()) +
+              " threads (first: " + std::to_string(members.front()) + ") " + where;
+    }
+    report("CTA " + std::to_string(cta_) + " cannot go on: " + text);
   }
   abandon();
 }
 
-std::string Machine::waiting_threads() const {
-  std::vector<bool> told(threads.size());
-  std::string text;
-  for (size_t i = 0; i < threads.size(); ++i) {
-    if (told[i]) continue;
-    Thread const& first = threads[i];
-    Collective const kind = warps[first.warp].kind;
-    int32_t count = 0;
-    for (size_t j = i; j < threads.size(); ++j) {
-      Thread const& other = threads[j];
-      bool alike = other.state == first.state;
-      if (alike && first.state != Thread::kEnded) alike = other.place == first.place;
-      if (alike && first.state == Thread::kInCollective) {
-        alike = warps[other.warp].kind == kind;
-      }
-      if (!alike) continue;
-      told[j] = true;
-      ++count;
-    }
-    if (!text.empty()) text += "; ";
-    text += std::to_string(count) + " threads (first: " + std::to_string(first.index) + ") ";
-    if (first.state == Thread::kEnded) {
-      text += "have ended";
-    } else {
-      char const* const what = first.state == Thread::kAtBarrier ? "sync_cta" : name_of(kind);
-      text += "wait at " + std::string(what) + " (" + text_of(first.place) + ")";
-    }
-  }
-  return text;
+std::string Machine::whereabouts(Thread const& thread) const {
+  if (thread.state == Thread::kEnded) return "have ended";
+  if (thread.state == Thread::kAtBarrier)
+    return "wait at sync_cta (" + text_of(thread.barrier) + ")";
+  Warp const& warp = *thread.warp;
+  return std::string("wait at ") + name_of(warp.kind) + " (" + text_of(warp.place) + ")";
 }
 
 void Machine::violation(Thread const& thread, Place place, char const* what, ...) {
@@ -217,9 +206,10 @@ void Machine::violation(Thread const& thread, Place place, char const* what, ...
     va_start(arguments, what);
     vsnprintf(buffer, sizeof(buffer), what, arguments);
     va_end(arguments);
-    report("thread " + std::to_string(thread.index) + " (warp " + std::to_string(thread.warp) +
-           ", lane " + std::to_string(thread.lane) + ") of CTA " + std::to_string(cta_) + " " +
-           buffer + (place.file == nullptr ? "" : " (" + text_of(place) + ")"));
+    report("thread " + std::to_string(thread.index) + " (warp " +
+           std::to_string(thread.warp->index) + ", lane " + std::to_string(thread.lane) +
+           ") of CTA " + std::to_string(cta_) + " " + buffer +
+           (place.file == nullptr ? "" : " (" + text_of(place) + ")"));
   }
   if (launch_violations.count() >= kMostViolations) abandon();
 }

@@ -6,81 +6,90 @@ namespace edgeattn::emulator {
 
 namespace {
 
-constexpr int32_t kWordBytes = 4;
-constexpr int32_t kLanes = 32;
 constexpr size_t kAlignment = 128;
 
 }  // namespace
 
 void SharedMemory::begin_launch(int32_t bytes) {
   bytes_ = bytes;
-  size_t const words = (static_cast<size_t>(bytes) + kWordBytes - 1) / kWordBytes;
-  storage_.resize(words * kWordBytes + kAlignment);
+  size_t const rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+  storage_.resize(rounded + kAlignment);
   size_t const address = reinterpret_cast<size_t>(storage_.data());
   data_ = storage_.data() + (kAlignment - address % kAlignment) % kAlignment;
-  words_.assign(words, Cell{});
-  single_bytes_.resize(words * kWordBytes);  // set when a word is split
+  for (int32_t level = 0; level < kLevels; ++level) {
+    cells_[level].resize(rounded / kCellBytes[level]);
+  }
+  std::fill(cells_[0].begin(), cells_[0].end(), Cell{});  // the others when their parent is split
   epoch_ = 0;
 }
 
 void SharedMemory::begin_cta() { first_epoch_of_cta_ = ++epoch_; }
 
-// Lets `judge` see, and change, the state of every byte concerned, once for bytes that share it;
-// gives the first fault.
-template <typename Judge>
-Fault SharedMemory::visit(Accessor who, int32_t offset_bytes, int32_t bytes, Judge judge) {
-  Fault fault;
-  auto const apply = [&](Cell& cell, int32_t offset) {
-    Fault::Kind const kind = judge(cell);
-    if (kind != Fault::kNone && fault.kind == Fault::kNone) {
-      fault = {kind, offset, earlier_thread(cell, kind, who)};
+// Lets `judge` see, and change, the state of all bytes from `begin` to `end`, once for bytes that
+// share it. A write leaves it alike for all bytes, which then share it again.
+template <int32_t kLevel, bool kWrites, typename Judge>
+void SharedMemory::visit(int32_t begin, int32_t end, Judge const& judge) {
+  constexpr int32_t kBytes = kCellBytes[kLevel];
+  for (int32_t offset = begin / kBytes * kBytes; offset < end; offset += kBytes) {
+    Cell& cell = cells_[kLevel][offset / kBytes];
+    bool const whole = offset >= begin && offset + kBytes <= end;
+    if (whole && !cell.split) {
+      judge(cell, offset);
+      continue;
     }
-  };
-  int32_t const end = offset_bytes + bytes;
-  for (int32_t offset = offset_bytes; offset < end;) {
-    Cell& word = words_[offset / kWordBytes];
-    Cell* const first = &single_bytes_[offset / kWordBytes * kWordBytes];
-    int32_t const begin_in_word = offset % kWordBytes;
-    int32_t const end_in_word = std::min(kWordBytes, begin_in_word + end - offset);
-    bool const whole = end_in_word - begin_in_word == kWordBytes;
-    if (whole && !word.split) {
-      apply(word, offset);
-    } else {
-      if (!word.split) std::fill(first, first + kWordBytes, word);
-      word.split = true;
-      for (int32_t i = begin_in_word; i < end_in_word; ++i) {
-        apply(first[i], offset + i - begin_in_word);
-      }
+    if constexpr (kLevel + 1 < kLevels) {
+      constexpr int32_t kPartBytes = kCellBytes[kLevel + 1];
+      Cell* const parts = &cells_[kLevel + 1][offset / kPartBytes];
+      if (!cell.split) std::fill(parts, parts + kBytes / kPartBytes, cell);
+      cell.split = true;
+      visit<kLevel + 1, kWrites>(std::max(begin, offset), std::min(end, offset + kBytes), judge);
+      if (whole && kWrites) cell = *parts;
     }
-    offset += end_in_word - begin_in_word;
   }
+}
+
+Fault SharedMemory::read(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  Fault fault;
+  visit<0, false>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t offset) {
+    note(fault, read(cell, who), offset, cell, who);
+  });
   return fault;
 }
 
-bool SharedMemory::after_write(Cell const& cell, Accessor who) const {
-  if (cell.write_epoch != epoch_) return true;
-  bool const alone = (who.lanes & (who.lanes - 1)) == 0;
-  if (cell.writer == who.thread && alone) return true;
-  return cell.writer / kLanes == who.thread / kLanes && cell.write_step != who.step;
+Fault SharedMemory::write(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  Fault fault;
+  visit<0, true>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t offset) {
+    note(fault, write(cell, who), offset, cell, who);
+  });
+  return fault;
 }
 
-bool SharedMemory::after_reads(Cell const& cell, Accessor who) const {
-  if (cell.read_epoch != epoch_) return true;
-  if (cell.read_warp != who.thread / kLanes) return false;
-  return cell.read_step != who.step || (cell.read_lanes & ~who.lanes) == 0;
+Fault SharedMemory::begin_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  Fault fault;
+  visit<0, true>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t offset) {
+    note(fault, write(cell, who), offset, cell, who);
+    cell.in_flight = true;
+  });
+  return fault;
 }
 
-Fault::Kind SharedMemory::read(Cell& cell, Accessor who) const {
+void SharedMemory::finish_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  visit<0, true>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t) {
+    cell.in_flight = false;
+    write(cell, who);
+  });
+}
+
+inline Fault::Kind SharedMemory::read(Cell& cell, Accessor const& who) const {
   if (cell.in_flight) return Fault::kInFlight;
   if (cell.write_epoch < first_epoch_of_cta_) return Fault::kUnwritten;
   if (!after_write(cell, who)) return Fault::kRacesWrite;
-  int8_t const warp = static_cast<int8_t>(who.thread / kLanes);
   if (cell.read_epoch != epoch_) {
     cell.read_epoch = epoch_;
-    cell.read_warp = warp;
+    cell.read_warp = static_cast<int8_t>(who.warp);
     cell.read_step = who.step;
     cell.read_lanes = who.lanes;
-  } else if (cell.read_warp != warp) {
+  } else if (cell.read_warp != who.warp) {
     cell.read_warp = kSeveralWarps;
   } else if (cell.read_step != who.step) {
     cell.read_step = who.step;
@@ -91,46 +100,41 @@ Fault::Kind SharedMemory::read(Cell& cell, Accessor who) const {
   return Fault::kNone;
 }
 
-Fault::Kind SharedMemory::write(Cell& cell, Accessor who) const {
+// Earlier reads need not be kept: what comes after this write comes after them.
+inline Fault::Kind SharedMemory::write(Cell& cell, Accessor const& who) const {
   if (cell.in_flight) return Fault::kInFlight;
   if (!after_write(cell, who)) return Fault::kRacesWrite;
   if (!after_reads(cell, who)) return Fault::kRacesRead;
   cell.write_epoch = epoch_;
   cell.write_step = who.step;
   cell.writer = static_cast<int16_t>(who.thread);
+  cell.read_epoch = 0;
   return Fault::kNone;
 }
 
-int32_t SharedMemory::earlier_thread(Cell const& cell, Fault::Kind kind, Accessor who) {
-  if (kind == Fault::kInFlight || kind == Fault::kRacesWrite) return cell.writer;
-  if (kind != Fault::kRacesRead || cell.read_warp == kSeveralWarps) return -1;
-  bool const same_warp = cell.read_warp == who.thread / kLanes;
-  uint32_t const lanes = same_warp ? cell.read_lanes & ~who.lanes : cell.read_lanes;
-  return cell.read_warp * kLanes + __builtin_ctz(lanes);
+inline bool SharedMemory::after_write(Cell const& cell, Accessor const& who) const {
+  if (cell.write_epoch != epoch_) return true;
+  bool const alone = (who.lanes & (who.lanes - 1)) == 0;
+  if (cell.writer == who.thread && alone) return true;
+  return cell.writer / 32 == who.warp && cell.write_step != who.step;
 }
 
-Fault SharedMemory::read(Accessor who, int32_t offset_bytes, int32_t bytes) {
-  return visit(who, offset_bytes, bytes, [&](Cell& cell) { return read(cell, who); });
+inline bool SharedMemory::after_reads(Cell const& cell, Accessor const& who) const {
+  if (cell.read_epoch != epoch_) return true;
+  if (cell.read_warp != who.warp) return false;
+  return cell.read_step != who.step || (cell.read_lanes & ~who.lanes) == 0;
 }
 
-Fault SharedMemory::write(Accessor who, int32_t offset_bytes, int32_t bytes) {
-  return visit(who, offset_bytes, bytes, [&](Cell& cell) { return write(cell, who); });
-}
-
-Fault SharedMemory::begin_copy(Accessor who, int32_t offset_bytes, int32_t bytes) {
-  return visit(who, offset_bytes, bytes, [&](Cell& cell) {
-    Fault::Kind const kind = write(cell, who);
-    cell.in_flight = true;
-    return kind;
-  });
-}
-
-void SharedMemory::finish_copy(Accessor who, int32_t offset_bytes, int32_t bytes) {
-  visit(who, offset_bytes, bytes, [&](Cell& cell) {
-    cell.in_flight = false;
-    write(cell, who);
-    return Fault::kNone;
-  });
+inline void SharedMemory::note(Fault& fault, Fault::Kind kind, int32_t offset_bytes,
+                               Cell const& cell, Accessor const& who) {
+  if (__builtin_expect(kind == Fault::kNone || fault.kind != Fault::kNone, 1)) return;
+  fault = {kind, offset_bytes, -1};
+  if (kind == Fault::kInFlight || kind == Fault::kRacesWrite) fault.thread = cell.writer;
+  if (kind == Fault::kRacesRead && cell.read_warp != kSeveralWarps) {
+    uint32_t const others =
+        cell.read_warp == who.warp ? cell.read_lanes & ~who.lanes : cell.read_lanes;
+    fault.thread = cell.read_warp * 32 + __builtin_ctz(others);
+  }
 }
 
 }  // namespace edgeattn::emulator

@@ -8,7 +8,8 @@
  * ended in between. Nothing else orders, and this relation is transitive, so it is enough to know
  * of each byte the last write and the reads of the current epoch.
  *
- * State is kept for words of 4 bytes, and for single bytes of the words that were accessed in part.
+ * State is kept for 16 bytes at once; for words of 4, and again for single bytes, where a part was
+ * accessed alone.
  */
 #pragma once
 
@@ -23,6 +24,7 @@ namespace edgeattn::emulator {
 /*! \brief Who makes an access, and when. */
 struct Accessor {
   int32_t thread;
+  int32_t warp;
   uint32_t step;   //!< of its warp
   uint32_t lanes;  //!< lanes of its warp on whose behalf: its own, or all in ldmatrix
 };
@@ -44,43 +46,47 @@ class SharedMemory {
   int32_t bytes() const { return bytes_; }
   unsigned char* data() const { return data_; }
 
-  Fault read(Accessor who, int32_t offset_bytes, int32_t bytes);
-  Fault write(Accessor who, int32_t offset_bytes, int32_t bytes);
+  Fault read(Accessor const& who, int32_t offset_bytes, int32_t bytes);
+  Fault write(Accessor const& who, int32_t offset_bytes, int32_t bytes);
 
   /*! \brief A write that takes until finish_copy; in between the bytes are nobody's. */
-  Fault begin_copy(Accessor who, int32_t offset_bytes, int32_t bytes);
-  void finish_copy(Accessor who, int32_t offset_bytes, int32_t bytes);
+  Fault begin_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes);
+  void finish_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes);
 
  private:
   struct Cell {
     uint32_t write_epoch;
     uint32_t write_step;
-    uint32_t read_epoch;
+    uint32_t read_epoch;  // 0: not read since it was written
     uint32_t read_step;
     uint32_t read_lanes;
     int16_t writer;      // thread
     int8_t read_warp;    // kSeveralWarps: in read_epoch, several
     bool in_flight : 1;  // of a copy
-    bool split : 1;      // see the cells of the single bytes
+    bool split : 1;      // see the cells of the parts
   };
   static constexpr int8_t kSeveralWarps = -1;
 
-  template <typename Judge>
-  Fault visit(Accessor who, int32_t offset_bytes, int32_t bytes, Judge judge);
+  // Cells of 16, 4 and 1 bytes.
+  static constexpr int32_t kLevels = 3;
+  static constexpr int32_t kCellBytes[kLevels] = {16, 4, 1};
 
-  bool after_write(Cell const& cell, Accessor who) const;
-  bool after_reads(Cell const& cell, Accessor who) const;
-  Fault::Kind read(Cell& cell, Accessor who) const;
-  Fault::Kind write(Cell& cell, Accessor who) const;
-  static int32_t earlier_thread(Cell const& cell, Fault::Kind kind, Accessor who);
+  template <int32_t kLevel, bool kWrites, typename Judge>
+  void visit(int32_t begin, int32_t end, Judge const& judge);
+
+  Fault::Kind read(Cell& cell, Accessor const& who) const;
+  Fault::Kind write(Cell& cell, Accessor const& who) const;
+  bool after_write(Cell const& cell, Accessor const& who) const;
+  bool after_reads(Cell const& cell, Accessor const& who) const;
+  static void note(Fault& fault, Fault::Kind kind, int32_t offset_bytes, Cell const& cell,
+                   Accessor const& who);
 
   int32_t bytes_ = 0;
   unsigned char* data_ = nullptr;    // aligned to 128 bytes, as on the device
   uint32_t epoch_ = 0;               // 0: before the first
   uint32_t first_epoch_of_cta_ = 0;  // what was written before counts as not written
   std::vector<unsigned char> storage_;
-  std::vector<Cell> words_;
-  std::vector<Cell> single_bytes_;
+  std::vector<Cell> cells_[kLevels];
 };
 
 }  // namespace edgeattn::emulator
