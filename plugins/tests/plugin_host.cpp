@@ -74,6 +74,7 @@ Tensors configure(IPluginV3OneBuild& build, Case const& the_case) {
   }
   DataType output = DataType::kINT32;
   accept(build.getOutputDataTypes(&output, 1, types.data(), num_inputs), "types");
+  std::cout << "output " << name_of(output) << '\n';
 
   std::vector<int64_t> const known = output_shape(build, the_case.inputs, the_case.opt, true);
   std::vector<int64_t> const shape = output_shape(build, the_case.inputs, the_case.opt, false);

@@ -6,7 +6,8 @@ import pytest
 
 from edgeattn.plugin.kernels import Emulator, KernelLibrary
 from tests.plugins.kernel_device import CudaDevice, Device, EmulatedDevice
-from tests.plugins.plugin_host import Host, build_host, newest_headers
+from tests.plugins.plugin_builds import build_host, newest_headers
+from tests.plugins.plugin_host import Host
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,12 @@
-"""The TensorRT plugin and its host driver: compiled, told what to do, and listened to.
+"""The driver of the TensorRT plugin: told what to do, and listened to.
 
-`plugins/tests/plugin_host.cpp` drives a plugin through TensorRT's interface without TensorRT. Here
-it is compiled against TensorRT's public headers, with a plugin on the emulated kernels; what it is
-told is a text file, and what happened comes back as lines.
-
-Headers are looked for in `TENSORRT_INCLUDE_DIR` (by default `third_party/tensorrt`): a folder with
-`NvInfer.h`, or one with a folder for each version that holds them in `include/`.
+`plugins/tests/plugin_host.cpp` drives a plugin through TensorRT's interface without TensorRT. What
+it is told is a text file (`plugins/tests/plugin_host/case_file.h`), and what happened comes back as
+lines.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,104 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from edgeattn.plugin.cache import cache_folder, locked
-from edgeattn.plugin.source import source_sha256
-from edgeattn.plugin.tensorrt_headers import find_headers
-from edgeattn.plugin.toolchain import find_nvcc
 from edgeattn.spec import ATTRIBUTE_KINDS, AttentionSpec
-
-ROOT = Path(__file__).parents[2]
-PLUGINS = ROOT / "plugins"
-ADAPTER_SOURCES = sorted((PLUGINS / "trt").glob("*.cpp"))
-HOST_SOURCES = [
-    PLUGINS / "tests/plugin_host.cpp",
-    *sorted((PLUGINS / "tests/plugin_host").glob("*.cpp")),
-]
-WARNINGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror")
 
 REFUSED = 3  # exit code of the driver where the plugin said no
 
 FIELD_TYPES = {"int": "int32", "float": "float32", "int[]": "int32"}
-
-
-# --- headers --------------------------------------------------------------------------------------
-
-
-def find_header_sets() -> dict[str, Path]:
-    """List the folders of TensorRT headers by version, oldest first."""
-    root = Path(os.environ.get("TENSORRT_INCLUDE_DIR") or ROOT / "third_party/tensorrt")
-    folders: list[Path | None] = [root] if (root / "NvInfer.h").is_file() else []
-    folders = folders or [*root.glob("*/include")] or [None]  # None: where packages put them
-    found = [find_headers(folder, platform.machine()) for folder in folders]
-    headers = sorted((one for one in found if one), key=lambda one: one.version)
-    return {one.version_text: one.folder for one in headers}
-
-
-HEADER_SETS = find_header_sets()
-NO_HEADERS = "no TensorRT headers: set TENSORRT_INCLUDE_DIR to the folder of NvInfer.h"
-
-
-def header_flags(headers: Path) -> list[str]:
-    """Name the folders of TensorRT's and CUDA's headers, or skip the test where CUDA's are not."""
-    nvcc = find_nvcc()
-    cuda = nvcc.root / "include" if nvcc else Path("/usr/local/cuda/include")
-    if not (cuda / "cuda_runtime_api.h").is_file():
-        pytest.skip("no CUDA headers: TensorRT's need cuda_runtime_api.h")
-    return ["-isystem", str(headers), "-isystem", str(cuda), f"-I{PLUGINS / 'include'}"]
-
-
-def newest_headers() -> Path:
-    """Give the newest headers, or skip the test where there are none."""
-    if not HEADER_SETS:
-        pytest.skip(NO_HEADERS)
-    return list(HEADER_SETS.values())[-1]
-
-
-# --- compilation ----------------------------------------------------------------------------------
-
-
-def compile_sources(*arguments: str | Path) -> None:
-    """Run g++, and fail with what it says."""
-    done = subprocess.run(
-        ["g++", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def build_host(headers: Path, kernels: Path) -> Host:
-    """Compile the adapter on emulated kernels, and the driver, for this machine's CPU."""
-    flags = [*WARNINGS, "-O1", *header_flags(headers)]
-    library = _build(
-        "libedgeattn_plugin.so",
-        *flags,
-        *["-fPIC", "-shared", "-fvisibility=hidden", "-Wl,--no-undefined"],
-        f"-Wl,--version-script={PLUGINS / 'trt/exports.map'}",
-        *ADAPTER_SOURCES,
-        kernels,
-        f"-Wl,-rpath,{kernels.parent}",
-    )
-    program = _build("plugin_host", *flags, "-DEDGEATTN_EMULATOR", *HOST_SOURCES, "-ldl")
-    return Host(program, library)
-
-
-def _build(name: str, *arguments: str | Path) -> Path:
-    """Compile once for the sources and arguments as they are, also under several processes."""
-    words = [str(argument) for argument in arguments]
-    sources = source_sha256(PLUGINS, ("include", "trt", "tests"))
-    key = hashlib.sha256("\n".join([sources, *words]).encode()).hexdigest()[:16]
-    target = cache_folder() / "plugin-tests" / key / name
-    with locked(target.parent.parent / f"{key}.lock"):
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = target.with_suffix(".unfinished")
-            compile_sources(*words, "-o", unfinished)
-            unfinished.replace(target)
-    return target
-
-
-# --- the driver -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -196,10 +97,17 @@ class HostCase:
 
 @dataclass(frozen=True)
 class Host:
-    """A plugin library and the driver that was compiled for the same headers."""
+    """A plugin library and the driver that was compiled for the same headers.
+
+    Args:
+        program: The driver.
+        library: The plugin.
+        is_cuda: Kernels run on a GPU, plainly and from a captured graph.
+    """
 
     program: Path
     library: Path
+    is_cuda: bool = False
 
     def introduce(self) -> Transcript:
         """Let the creator tell its names and fields."""
@@ -217,15 +125,15 @@ class Host:
         self, case: HostCase, folder: Path, shape: Sequence[int], dtype: np.dtype[Any]
     ) -> dict[int, np.ndarray]:
         """Give the outputs of a case's only run by tactic; 0 is the library's choice."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        transcript = self.live(case, folder)
-        assert transcript.exit_code == 0, transcript
-        outputs = {}
-        for text in transcript.of("ran"):
-            tactic = Path(text).suffix.removeprefix(".")
-            outputs[int(tactic or 0)] = np.fromfile(text, np.uint8).view(dtype).reshape(shape)
-        return outputs
+        told = self.live(case, folder)
+        assert told.exit_code == 0, told
+        ran = told.of("ran")
+        assert len(told.of("captured")) == (len(ran) if self.is_cuda else 0)
+        suffixes = [Path(path).suffix.removeprefix(".") for path in ran]
+        return {
+            int(suffix or 0): np.fromfile(path, np.uint8).view(dtype).reshape(shape)
+            for suffix, path in zip(suffixes, ran, strict=True)
+        }
 
     def _listen(self, *arguments: str) -> Transcript:
         command = [str(self.program), str(self.library), *arguments]

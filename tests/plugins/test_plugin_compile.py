@@ -8,19 +8,17 @@ from pathlib import Path
 import pytest
 
 from edgeattn.plugin.kernels import Emulator
-from tests.plugins.plugin_host import (
+from tests.plugins.plugin_builds import (
     ADAPTER_SOURCES,
     HEADER_SETS,
     HOST_SOURCES,
     NO_HEADERS,
     WARNINGS,
-    Host,
-    HostCase,
     build_host,
     compile_sources,
-    fields_of,
     header_flags,
 )
+from tests.plugins.plugin_host import Host, HostCase, fields_of
 
 VERSIONS = list(HEADER_SETS) or [pytest.param("", marks=pytest.mark.skip(reason=NO_HEADERS))]
 
@@ -39,8 +37,8 @@ def symbols(library: Path, kind: str) -> set[str]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_adapter_and_driver_compile_without_a_warning(version: str) -> None:
     flags = [*WARNINGS, "-fsyntax-only", *header_flags(HEADER_SETS[version])]
-    compile_sources(*flags, *ADAPTER_SOURCES)
-    compile_sources(*flags, *HOST_SOURCES)
+    compile_sources("g++", *flags, *ADAPTER_SOURCES)
+    compile_sources("g++", *flags, *HOST_SOURCES)
 
 
 def test_library_exports_what_tensorrt_looks_up_and_no_more(plugin: Host) -> None:

@@ -12,12 +12,16 @@ namespace {
 
 using nvinfer1::DataType;
 
-DataType type_of(std::string const& name) {
-  static std::map<std::string, DataType> const kTypes = {
+std::map<std::string, DataType> const& types() {
+  static std::map<std::string, DataType> const all = {
       {"float32", DataType::kFLOAT}, {"float16", DataType::kHALF}, {"bfloat16", DataType::kBF16},
       {"int8", DataType::kINT8},     {"int32", DataType::kINT32},  {"int64", DataType::kINT64}};
-  auto const found = kTypes.find(name);
-  require(found != kTypes.end(), "the case has a tensor of type " + name);
+  return all;
+}
+
+DataType type_of(std::string const& name) {
+  auto const found = types().find(name);
+  require(found != types().end(), "the case has a tensor of type " + name);
   return found->second;
 }
 
@@ -76,6 +80,15 @@ Case read_case(std::string const& path) {
     }
   }
   return all;
+}
+
+std::string name_of(DataType type) {
+  for (auto const& [name, value] : types()) {
+    if (value == type) {
+      return name;
+    }
+  }
+  return "another";
 }
 
 std::string read_bytes(std::string const& path) {

@@ -51,6 +51,9 @@ struct Case {
 
 Case read_case(std::string const& path);
 
+/*! \brief A type as cases spell it. */
+std::string name_of(nvinfer1::DataType type);
+
 std::string read_bytes(std::string const& path);
 void write_bytes(std::string const& path, std::string const& bytes);
 
