@@ -21,7 +21,7 @@ SIZES = {"float16": 2, "bfloat16": 2, "int8": 1, "float32": 4}
 SHORT = {"float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float32": "fp32"}
 WINDOWS: tuple[tuple[int, ...], ...] = ((4,), (7,), (8,), (12,), (14,), (16,), (4, 8, 16))
 
-# A call must outgrow the L2 cache, of which the largest GPUs have 50 to 130 MB.
+# What a call must move at least before a goal judges it: the largest GPUs hold 50 to 130 MB in L2.
 LEAST_BYTES = 200e6
 
 # Bytes per second of a device-to-device copy, read and written bytes both counted: measured on
@@ -127,14 +127,14 @@ class WindowCase:
     @property
     def least_share(self) -> float | None:
         """Goal: the share of the bandwidth of a copy of the same bytes."""
-        if self.kind != "bandwidth":
+        if not self._is_large:
             return None
         return 0.80 if self.window_tokens <= 144 else 0.65
 
     @property
     def least_speedup(self) -> float | None:
         """Goal: how many times faster than the best of PyTorch's ways."""
-        if self.kind != "bandwidth" or self.in_type == "int8":
+        if not self._is_large or self.in_type == "int8":
             return None
         return 3.0 if max(self.windows) <= 8 else 2.0 if max(self.windows) == 16 else None
 
@@ -142,7 +142,11 @@ class WindowCase:
     def least_int8_gain(self) -> float | None:
         """Goal: how many times faster INT8, in and out, is than FP16."""
         both = self.in_type == self.out_type == "int8"
-        return 1.6 if both and self.kind == "bandwidth" and max(self.windows) <= 8 else None
+        return 1.6 if both and self._is_large and max(self.windows) <= 8 else None
+
+    @property
+    def _is_large(self) -> bool:
+        return self.kind == "bandwidth" and self.bytes_moved >= LEAST_BYTES
 
 
 def all_cases(batch: int = 2) -> list[WindowCase]:

@@ -15,7 +15,6 @@ from edgeattn.errors import PluginError, SpecError
 from edgeattn.models import fused
 from edgeattn.models.fused import UnfusedAttentionWarning, launch, require_fused, why_not_fused
 from edgeattn.models.operator import multi_scale_window_attention, reference_attention
-from edgeattn.plugin.emulator import build_emulator
 from edgeattn.plugin.kernels import KernelLibrary
 from edgeattn.spec import AttentionSpec, HeadGroup
 from tests.cases import Case
@@ -37,6 +36,8 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def emulator() -> KernelLibrary:
+    from edgeattn.plugin.emulator import build_emulator
+
     return KernelLibrary(build_emulator())
 
 
