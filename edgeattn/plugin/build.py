@@ -17,14 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import __version__
 from edgeattn.artifacts import atomic_path, sha256_of_file, write_json
 from edgeattn.errors import ArtifactError, PluginError
 from edgeattn.plugin.cache import cache_folder, locked
 from edgeattn.plugin.compilation import Progress, compile_libraries
-from edgeattn.plugin.gpu import local_architectures
+from edgeattn.plugin.driver import local_architectures
 from edgeattn.plugin.request import BuildRequest, resolve_request
-from edgeattn.plugin.source import plugin_source, source_sha256
+from edgeattn.plugin.source import package_version, plugin_source, source_sha256
 from edgeattn.targets import runs_on
 
 KERNELS = "libedgeattn_kernels.so"
@@ -61,7 +60,7 @@ class PluginBuild:
     tensorrt: str
     compiler: str
     source_sha256: str
-    version: str = __version__
+    version: str
     notes: tuple[str, ...] = ()
     cached: bool = False
 
@@ -166,7 +165,7 @@ def _find_or_build(request: BuildRequest, source: Path, progress: Progress | Non
         settings = {
             "CMAKE_CUDA_ARCHITECTURES": request.cmake_architectures,
             "TENSORRT_INCLUDE_DIR": str(headers.folder) if headers else "",
-            "EDGEATTN_VERSION": __version__,
+            "EDGEATTN_VERSION": package_version(),
         }
         try:
             targets = list(names.values())
@@ -184,6 +183,7 @@ def _find_or_build(request: BuildRequest, source: Path, progress: Progress | Non
             headers.version_text if headers else "",
             request.toolchain.compiler,
             made_of,
+            package_version(),
         )
         _publish(build, work)
         return build
@@ -197,7 +197,7 @@ def _tools(request: BuildRequest) -> dict[str, Any]:
         "flags": request.toolchain.flags,
         "compiler": request.toolchain.compiler,
         "tensorrt_major": request.headers.major if request.headers else None,
-        "version": __version__,
+        "version": package_version(),
     }
 
 

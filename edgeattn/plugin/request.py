@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeattn.errors import PluginError, TargetError
-from edgeattn.plugin.gpu import local_architectures
+from edgeattn.plugin.driver import local_architectures
 from edgeattn.plugin.tensorrt_headers import HEADER_HINT, Headers, find_headers
-from edgeattn.plugin.toolchain import Nvcc, Toolchain, find_toolchain
+from edgeattn.plugin.toolchain import Nvcc, Toolchain, find_toolchain, require_nvcc
 from edgeattn.targets import JetPack, Target, check_architectures, get_target
 
 
@@ -69,9 +69,11 @@ def resolve_request(
         raise TargetError(f"JetPack {jetpack} is for a board, and none is named", "add --target")
     release = board.jetpack(jetpack) if board and jetpack else None
     numbers = _architectures(architectures, board)
-    toolchain = find_toolchain(board.machine if board else platform.machine(), download=download)
-    notes = _check_cuda(toolchain.nvcc, board, release) if board else []
-    toolchain.nvcc.check_architectures(numbers)
+    nvcc = require_nvcc()
+    notes = _check_cuda(nvcc, board, release) if board else []
+    nvcc.check_architectures(numbers)
+    machine = board.machine if board else platform.machine()
+    toolchain = find_toolchain(nvcc, machine, download=download)
     headers = find_headers(tensorrt_include, toolchain.machine)
     if headers is None:
         notes.append(

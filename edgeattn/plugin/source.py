@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def plugin_source() -> Path:
         ArtifactError: If it is not there.
     """
     return data_folder("plugins")
+
+
+def package_version() -> str:
+    """Tell edgeattn's version."""
+    return importlib.metadata.version("edgeattn")
 
 
 def source_sha256(source: Path, parts: Iterable[str] = SOURCE_FOLDERS) -> str:

@@ -116,16 +116,12 @@ def find_nvcc() -> Nvcc | None:
     return None
 
 
-def find_toolchain(machine: str, *, download: bool = False) -> Toolchain:
-    """Find everything that a build for a machine needs.
-
-    Args:
-        machine: `x86_64` or `aarch64`.
-        download: Fetch the CUDA runtime of another machine with pip if it is not there.
+def require_nvcc() -> Nvcc:
+    """Find CUDA's compiler, or say how to install it.
 
     Raises:
-        MissingDependencyError: If a program is missing; the hint says how to install it.
-        PluginError: If this machine cannot build for that one.
+        MissingDependencyError: If it is not on this machine.
+        PluginError: If what `$CUDACXX` names is no nvcc.
     """
     nvcc = find_nvcc()
     if nvcc is None:
@@ -133,6 +129,21 @@ def find_toolchain(machine: str, *, download: bool = False) -> Toolchain:
             "compiling the kernels needs nvcc, which is not on this machine",
             'install CUDA\'s toolkit, or its compiler alone: pip install "edgeattn[cuda]"',
         )
+    return nvcc
+
+
+def find_toolchain(nvcc: Nvcc, machine: str, *, download: bool = False) -> Toolchain:
+    """Find what a build for a machine needs besides nvcc.
+
+    Args:
+        nvcc: The CUDA compiler.
+        machine: `x86_64` or `aarch64`.
+        download: Fetch the CUDA runtime of another machine with pip if it is not there.
+
+    Raises:
+        MissingDependencyError: If a program is missing; the hint says how to install it.
+        PluginError: If this machine cannot build for that one.
+    """
     cmake = _find_cmake()
     if machine == platform.machine():
         compiler = os.environ.get("CXX", "g++")
