@@ -23,7 +23,7 @@ struct Creation {
   int32_t tactic = 0;
 };
 
-std::string const kNamespaceField = "plugin_namespace";
+constexpr char const* kNamespaceField = "plugin_namespace";
 
 std::string name_of(PluginField const& field) { return field.name == nullptr ? "" : field.name; }
 
@@ -34,11 +34,14 @@ std::string string_of(PluginField const& field) {
   return first == nullptr ? "" : std::string(first, strnlen(first, std::max(field.length, 0)));
 }
 
-void check_identity(PluginField const& field, char const* expected) {
+void check_identity(PluginField const& field, char const* expected, TensorRTPhase phase) {
   std::string const got = string_of(field);
   if (got != expected) {
     throw Refusal(text("attribute ", field.name, " is \"", got, "\"; this library is \"", expected,
-                       "\": build the engine again, or load the library that it was built with"));
+                       "\"",
+                       phase == TensorRTPhase::kRUNTIME
+                           ? ": build the engine again, or load the library that built it"
+                           : ""));
   }
 }
 
@@ -66,19 +69,19 @@ void check_complete(std::set<std::string> const& given, TensorRTPhase phase) {
 }
 
 /*! First of all: the fields of another version may mean anything. */
-void check_identity(PluginFieldCollection const& fields) {
+void check_identity(PluginFieldCollection const& fields, TensorRTPhase phase) {
   for (int32_t i = 0; i < fields.nbFields; ++i) {
     PluginField const& field = fields.fields[i];
     if (name_of(field) == kVersionField) {
-      check_identity(field, EDGEATTN_PLUGIN_VERSION);
+      check_identity(field, EDGEATTN_PLUGIN_VERSION, phase);
     } else if (name_of(field) == kNamespaceField) {
-      check_identity(field, EDGEATTN_PLUGIN_NAMESPACE);
+      check_identity(field, EDGEATTN_PLUGIN_NAMESPACE, phase);
     }
   }
 }
 
-Creation read(PluginFieldCollection const& fields, TensorRTPhase phase) {
-  check_identity(fields);
+Creation read_fields(PluginFieldCollection const& fields, TensorRTPhase phase) {
+  check_identity(fields, phase);
   Creation creation;
   std::set<std::string> given;
   for (int32_t i = 0; i < fields.nbFields; ++i) {
@@ -116,7 +119,7 @@ IPluginV3* AttentionPluginCreator::createPlugin(AsciiChar const* layer,
   std::string_view const name = layer == nullptr ? "" : layer;
   return guarded<IPluginV3*>(name, nullptr, [&] {
     PluginFieldCollection const none{};
-    Creation creation = read(fields == nullptr ? none : *fields, phase);
+    Creation creation = read_fields(fields == nullptr ? none : *fields, phase);
     return new AttentionPlugin(std::string(name), std::move(creation.attributes), creation.tactic);
   });
 }

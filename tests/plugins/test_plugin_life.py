@@ -246,7 +246,7 @@ ENGINE_REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "other_version": (
         {"replaced": [("plugin_version", "char", ["2"])]},
         'attribute plugin_version is "2"; this library is "1": '
-        "build the engine again, or load the library that it was built with",
+        "build the engine again, or load the library that built it",
     ),
     # What another version wrote need not make sense: its version is what counts.
     "other_version_with_other_fields": (
@@ -258,7 +258,7 @@ ENGINE_REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
             ]
         },
         'attribute plugin_version is "0"; this library is "1": '
-        "build the engine again, or load the library that it was built with",
+        "build the engine again, or load the library that built it",
     ),
     "no_version": (
         {"lost": ["plugin_version"]},
