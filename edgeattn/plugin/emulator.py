@@ -66,7 +66,9 @@ class _Compiler:
         parts = [self.identity, *self.flags, *contents]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
-    def run(self, *arguments: str | Path, folder: Path, what: str, text: str | None = None) -> str:
+    def run(
+        self, arguments: Sequence[str | Path], *, folder: Path, what: str, text: str | None = None
+    ) -> str:
         """Run it in a folder, with `text` as its input; gives its output.
 
         Raises:
@@ -135,8 +137,8 @@ def _find_compiler(flags: tuple[str, ...]) -> _Compiler:
             "install one (Debian, Ubuntu, JetPack: apt install g++) or name it in CXX",
         )
     found = _Compiler(command, "", flags)
-    version = found.run("--version", folder=Path.cwd(), what="asking for the compiler's version")
-    target = found.run("-dumpmachine", folder=Path.cwd(), what="asking for the compiler's target")
+    version = found.run(["--version"], folder=Path.cwd(), what="asking for the compiler's version")
+    target = found.run(["-dumpmachine"], folder=Path.cwd(), what="asking for the compiler's target")
     return _Compiler(command, version.splitlines()[0] + target, flags)
 
 
@@ -157,7 +159,7 @@ def _build(
         )
     unfinished = library.with_suffix(".unfinished")
     compiler.run(
-        *(*compiler.flags, *built, *_LINK_FLAGS, "-o", unfinished),
+        [*compiler.flags, *built, *_LINK_FLAGS, "-o", unfinished],
         folder=source,
         what="linking the emulator",
     )
@@ -173,7 +175,7 @@ def _compile(
     """
     what = f"compiling {unit} for the emulator"
     text = compiler.run(
-        *(*compiler.flags, "-DEDGEATTN_EMULATOR", *macros, "-Iinclude", "-E", "-x", "c++", unit),
+        [*compiler.flags, "-DEDGEATTN_EMULATOR", *macros, "-Iinclude", "-E", "-x", "c++", unit],
         folder=source,
         what=what,
     )
@@ -181,7 +183,7 @@ def _compile(
     if not result.is_file():
         unfinished = result.with_suffix(".unfinished")
         compiler.run(
-            *(*compiler.flags, "-x", "c++-cpp-output", "-c", "-", "-o", unfinished),
+            [*compiler.flags, "-x", "c++-cpp-output", "-c", "-", "-o", unfinished],
             folder=source,
             what=what,
             text=text,
