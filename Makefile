@@ -61,9 +61,10 @@ lint: .venv/.installed-dev
 	  { echo "make lint checks the files that git tracks: run it in a git checkout" >&2; exit 1; }
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
+# A benchmark whose hardware is not here exits with 77.
 bench: .venv/.installed-dev
 	@for script in $(basename $(notdir $(wildcard benchmarks/bench_*.py))); do \
-	  echo "== $$script"; $(BIN)/python -m benchmarks.$$script || exit 1; done
+	  echo "== $$script"; $(BIN)/python -m benchmarks.$$script || [ $$? -eq 77 ] || exit 1; done
 
 readme: .venv/.installed-export
 	$(BIN)/python docs/refresh_demo.py
