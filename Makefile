@@ -8,19 +8,27 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-# Markers whose tests may not be skipped, on a machine that has the hardware: gpu,tensorrt
+# Markers whose tests may not be skipped, on a machine that has what they need: gpu,tensorrt.
+# nvcc and cross bring CUDA's compiler from PyPI along.
 REQUIRE ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# GPUs that `make plugin` compiles for, such as "87 110"; this machine's if empty.
+ARCH ?=
+PLUGIN_ARGS ?=
 
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(REQUIRE),--require $(REQUIRE)) $(PYTEST_ARGS)
 
-.PHONY: help setup demo test test-slow lint bench readme clean
+comma := ,
+CUDA_WHEELS = $(if $(filter nvcc cross,$(subst $(comma), ,$(REQUIRE))),.venv/.installed-cuda)
+
+.PHONY: help setup demo plugin test test-slow lint bench readme clean
 
 help:
 	@echo "make demo       export, calibrate, quantize, build and profile the shipped model"
+	@echo "make plugin     the CUDA kernels for this machine's GPU; ARCH=87 for Orin's, …"
 	@echo "make setup      everything that development needs, in .venv"
 	@echo "make test       the tests, minutes (test-slow: the long ones)"
 	@echo "make lint       formatting, lint, types, import layers, spelling"
@@ -47,13 +55,25 @@ setup: .venv/.installed-dev
 	$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
+# Without torch: a board compiles its kernels with this. nvcc is the machine's own.
+.venv/.installed-plugin: .venv/.created pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[plugin]"
+	@touch $@
+
+.venv/.installed-cuda: .venv/.created pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[cuda]"
+	@touch $@
+
 demo: .venv/.installed-export
 	$(BIN)/edgeattn demo
 
-test: .venv/.installed-dev
+plugin: .venv/.installed-plugin
+	$(BIN)/edgeattn plugin build $(ARCH:%=--arch %) $(PLUGIN_ARGS)
+
+test: .venv/.installed-dev $(CUDA_WHEELS)
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
-test-slow: .venv/.installed-dev
+test-slow: .venv/.installed-dev $(CUDA_WHEELS)
 	$(PYTEST) -m slow
 
 lint: .venv/.installed-dev

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from edgeattn.plugin.toolchain import CROSS_COMPILER, find_nvcc
+
 # The same cases on every run: a failure seen once is seen again, by everybody.
 settings.register_profile(
     "repeatable", derandomize=True, database=None, deadline=None, max_examples=60
@@ -51,11 +53,23 @@ def has_browser() -> bool:
     return any(shutil.which(name) for name in BROWSERS)
 
 
+def has_nvcc() -> bool:
+    """Tell whether CUDA's compiler is here, of the system or of the pip wheels."""
+    return find_nvcc() is not None
+
+
+def can_cross_build() -> bool:
+    """Tell whether libraries for aarch64 can be built and tried here."""
+    return has_nvcc() and all(shutil.which(name) for name in (CROSS_COMPILER, "qemu-aarch64"))
+
+
 PROBES: dict[str, Callable[[], bool]] = {
     "gpu": has_gpu,
     "tensorrt": has_tensorrt,
     "jetson": is_jetson,
     "browser": has_browser,
+    "nvcc": has_nvcc,
+    "cross": can_cross_build,
 }
 
 
