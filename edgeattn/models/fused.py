@@ -70,6 +70,12 @@ def why_not_fused(
         return f"the kernels run on CUDA devices, and the tensors are on {device}"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
+    return _why_not_fused_on_gpu(spec, dtype, device)
+
+
+def _why_not_fused_on_gpu(
+    spec: AttentionSpec, dtype: torch.dtype, device: torch.device
+) -> str | None:
     library = kernel_library()
     if isinstance(library, PluginError):
         return _sentence(library)
@@ -142,7 +148,7 @@ def fused_attention(
     """
     if qkv.device.type != "cuda":
         return None
-    reason = why_not_fused(spec, qkv.dtype, qkv.device)
+    reason = _why_not_fused_on_gpu(spec, qkv.dtype, qkv.device)
     if reason is not None:
         _tell_unfused(reason, qkv.device)
         return None

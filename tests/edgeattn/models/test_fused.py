@@ -47,9 +47,10 @@ def _as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fused, "_required", None)
     monkeypatch.setattr(fused, "_told", set())
     monkeypatch.delenv(fused.REQUIRE_VARIABLE, raising=False)
-    fused.kernel_library.cache_clear()
+    find_once = fused.kernel_library
+    find_once.cache_clear()
     yield
-    fused.kernel_library.cache_clear()
+    find_once.cache_clear()
 
 
 class AsBuiltForGpus(KernelLibrary):
@@ -78,9 +79,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch, emulator: KernelLibrary) -> Pretend
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(fused, "kernel_library", lambda: library)
 
-    # The real one stays reachable for the fixture that clears its cache.
-    original = fused.kernel_library
-    monkeypatch.setattr(fused, "kernel_library", original)
     return pretend
 
 
