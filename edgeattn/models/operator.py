@@ -104,7 +104,7 @@ def _spec_of(attributes: Sequence[Any]) -> AttentionSpec:
     return _spec_of_values(tuple(tuple(v) if isinstance(v, list) else v for v in attributes))
 
 
-# A launch takes microseconds; so many does it take to validate a spec.
+# Validating a spec takes tens of microseconds, which a call on a GPU cannot spare.
 @functools.lru_cache(maxsize=256)
 def _spec_of_values(values: tuple[Any, ...]) -> AttentionSpec:
     return AttentionSpec.from_attributes(dict(zip(ATTRIBUTE_KINDS, values, strict=True)))
