@@ -93,8 +93,8 @@ def _run(
         start_new_session=True,
     )
     lines = []
-    try:
-        with process:
+    with process:
+        try:
             for line in process.stdout or ():
                 write(line)
                 lines.append(line.rstrip())
@@ -102,9 +102,10 @@ def _run(
                 if step and progress:
                     done, total, doing, file = step.groups()
                     progress(int(done), int(total or 100), f"{_DOING[doing]} {file}")
-    except BaseException:  # Ctrl-C reaches this process alone
-        os.killpg(process.pid, signal.SIGTERM)
-        raise
+        except BaseException:  # Ctrl-C reaches this process alone
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
     return lines if process.returncode else None
 
 

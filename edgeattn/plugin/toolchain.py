@@ -24,6 +24,7 @@ from edgeattn.plugin.cross import RUNTIME_LIBRARY, find_cross_runtime
 Version = tuple[int, int, int]
 
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
+DEFAULT_CUDA = Path("/usr/local/cuda")  # where CUDA's and JetPack's packages put it
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def find_nvcc() -> Nvcc | None:
     on_path = shutil.which("nvcc")
     if on_path:
         return _nvcc(Path(on_path), "system")
-    for folder in filter(None, (os.environ.get("CUDA_HOME"), "/usr/local/cuda")):
+    for folder in filter(None, (os.environ.get("CUDA_HOME"), DEFAULT_CUDA)):
         if (Path(folder) / "bin/nvcc").is_file():
             return _nvcc(Path(folder) / "bin/nvcc", "system")
     for root in _wheel_roots():
