@@ -108,9 +108,9 @@ def find_nvcc() -> Nvcc | None:
     on_path = shutil.which("nvcc")
     if on_path:
         return _nvcc(Path(on_path), "system")
-    for folder in filter(None, (os.environ.get("CUDA_HOME"), DEFAULT_CUDA)):
-        if (Path(folder) / "bin/nvcc").is_file():
-            return _nvcc(Path(folder) / "bin/nvcc", "system")
+    for folder in (Path(os.environ.get("CUDA_HOME") or DEFAULT_CUDA), DEFAULT_CUDA):
+        if (folder / "bin/nvcc").is_file():
+            return _nvcc(folder / "bin/nvcc", "system")
     for root in _wheel_roots():
         if (root / "bin/nvcc").is_file():
             return _nvcc(root / "bin/nvcc", "wheels")
