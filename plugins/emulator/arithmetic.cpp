@@ -1,5 +1,4 @@
 #include <math.h>
-#include <string.h>
 
 #include "edgeattn/scalars.h"
 #include "runtime.h"
@@ -15,19 +14,6 @@ float round_to_odd(double value) {
   double const error = value - static_cast<double>(result);
   if (error == 0.0 || !isfinite(result) || (float_as_uint(result) & 1u) != 0) return result;
   return nextafterf(result, error > 0.0 ? INFINITY : -INFINITY);
-}
-
-// The same for the sum of two doubles (Knuth's error-free sum).
-float sum_rounded_to_odd(double a, double b) {
-  double sum = a + b;
-  double const b_part = sum - a;
-  double const error = (a - (sum - b_part)) + (b - b_part);
-  uint64_t bits;
-  memcpy(&bits, &sum, sizeof(bits));
-  if (isfinite(sum) && error != 0.0 && (bits & 1u) == 0) {
-    sum = nextafter(sum, error > 0.0 ? INFINITY : -INFINITY);
-  }
-  return round_to_odd(sum);
 }
 
 template <typename F>
@@ -68,19 +54,21 @@ uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
 
 uint32_t half2_add(uint32_t a, uint32_t b) {
   return for_both_halves(
-      [&](int32_t shift) { return sum_rounded_to_odd(half_at(a, shift), half_at(b, shift)); });
+      [&](int32_t shift) {
+    return round_to_odd(half_at(a, shift) + half_at(b, shift));  // the sum is exact: 41 bits });
 }
 
 uint32_t half2_mul(uint32_t a, uint32_t b) {
-  return for_both_halves([&](int32_t shift) {
-    return static_cast<float>(half_at(a, shift) * half_at(b, shift));  // exact: 22 bits
-  });
+    return for_both_halves([&](int32_t shift) {
+      return static_cast<float>(half_at(a, shift) * half_at(b, shift));  // exact: 22 bits
+    });
 }
 
+// The sum is exact, unless its parts are so far apart that the larger one is the result anyway.
 uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
-  return for_both_halves([&](int32_t shift) {
-    return sum_rounded_to_odd(half_at(a, shift) * half_at(b, shift), half_at(c, shift));
-  });
+    return for_both_halves([&](int32_t shift) {
+      return round_to_odd(half_at(a, shift) * half_at(b, shift) + half_at(c, shift));
+    });
 }
 
 }  // namespace edgeattn::emulator

@@ -69,6 +69,7 @@ int32_t Machine::launch(Work const& work, LaunchShape asked, MemoryRegion const*
                         int32_t num_regions, uint64_t order_seed) {
   work_ = work;
   launch_violations.clear();
+  told_.clear();
   if (!accept(asked)) return EDGEATTN_EMULATOR_VIOLATION;
   shape = asked;
   shuffled_ = order_seed != 0;

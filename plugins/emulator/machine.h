@@ -101,8 +101,8 @@ class Machine {
     return {thread.index, thread.warp->index, thread.warp->step, 1u << thread.lane};
   }
 
-  /*! \brief Note that a thread did something wrong: `what` completes "thread 3 …". Returns unless
-   *  that was enough for this launch. */
+  /*! \brief Note that a thread did something wrong: `what` completes "thread 3 …". The first thread
+   *  at a place is told of, others are counted. Returns unless that was enough for this launch. */
   void violation(Thread const& thread, Place place, char const* what, ...)
       __attribute__((format(printf, 4, 5)));
 
@@ -138,7 +138,8 @@ class Machine {
   uint8_t orders_[kOrders][kLanes];
   Warp* running_warp_ = nullptr;
   int32_t cta_ = 0;
-  int32_t at_barrier_ = 0;  // threads
+  std::vector<Place> told_;  // where violations were in this launch
+  int32_t at_barrier_ = 0;   // threads
   Thread const* first_at_barrier_ = nullptr;
   int32_t ended_ = 0;  // threads
 };

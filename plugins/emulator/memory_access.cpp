@@ -78,8 +78,8 @@ bool lies_in_region(char const* verb, uintptr_t address, int32_t& region, int32_
   }
   if (address % static_cast<uintptr_t>(alignment) != 0) {
     machine->violation(current(), place,
-                       "%s %d bytes at %s + %lld bytes, an address %d does not divide", verb, bytes,
-                       where.name, static_cast<long long>(offset), alignment);
+                       "%s %d bytes at %s + %lld bytes, an address that %d does not divide", verb,
+                       bytes, where.name, static_cast<long long>(offset), alignment);
     return false;
   }
   return true;

@@ -115,10 +115,8 @@ void Machine::sync_cta(Thread& thread, Place place) {
     wake_all(each);
   }
   for (Thread& each : threads) each.state = Thread::kRunning;
-  if (shuffled_) {
-    running_warp_ = next_warp();
-    yield(thread);
-  }
+  running_warp_ = shuffled_ ? next_warp() : &warps.front();
+  yield(thread);
 }
 
 void Machine::end(Thread& thread) {
@@ -200,7 +198,11 @@ std::string Machine::whereabouts(Thread const& thread) const {
 }
 
 void Machine::violation(Thread const& thread, Place place, char const* what, ...) {
-  {
+  if (std::find(told_.begin(), told_.end(), place) != told_.end()) {
+    violations.add("");
+    launch_violations.add("");
+  } else {
+    told_.push_back(place);
     char buffer[512];
     va_list arguments;
     va_start(arguments, what);

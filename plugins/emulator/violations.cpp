@@ -8,7 +8,7 @@ namespace edgeattn::emulator {
 
 namespace {
 
-constexpr int64_t kMostSentences = 32;
+constexpr size_t kMostTextBytes = 8 << 10;
 
 void remove_all(std::string& text, std::string const& part) {
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at)) {
@@ -19,7 +19,8 @@ void remove_all(std::string& text, std::string const& part) {
 }  // namespace
 
 void Violations::add(std::string const& sentence) {
-  if (count_++ >= kMostSentences) return;
+  ++count_;
+  if (sentence.empty() || text_.size() > kMostTextBytes) return;
   if (!text_.empty()) text_ += '\n';
   text_ += sentence;
 }

@@ -13,14 +13,15 @@
 namespace edgeattn::emulator {
 
 /*! \brief Violations after which a launch is given up. */
-constexpr int64_t kMostViolations = 8;
+constexpr int64_t kMostViolations = 64;
 
 class Violations {
  public:
+  /*! \brief Count one; an empty sentence leaves the text as it is. */
   void add(std::string const& sentence);
   void clear();
   int64_t count() const { return count_; }
-  std::string const& text() const { return text_; }  //!< the first ones, a line each
+  std::string const& text() const { return text_; }  //!< a line each, of the first ones
 
  private:
   int64_t count_ = 0;
