@@ -53,22 +53,22 @@ uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
 }
 
 uint32_t half2_add(uint32_t a, uint32_t b) {
-  return for_both_halves(
-      [&](int32_t shift) {
-    return round_to_odd(half_at(a, shift) + half_at(b, shift));  // the sum is exact: 41 bits });
+  return for_both_halves([&](int32_t shift) {
+    return round_to_odd(half_at(a, shift) + half_at(b, shift));  // the sum is exact: 41 bits
+  });
 }
 
 uint32_t half2_mul(uint32_t a, uint32_t b) {
-    return for_both_halves([&](int32_t shift) {
-      return static_cast<float>(half_at(a, shift) * half_at(b, shift));  // exact: 22 bits
-    });
+  return for_both_halves([&](int32_t shift) {
+    return static_cast<float>(half_at(a, shift) * half_at(b, shift));  // exact: 22 bits
+  });
 }
 
 // The sum is exact, unless its parts are so far apart that the larger one is the result anyway.
 uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
-    return for_both_halves([&](int32_t shift) {
-      return round_to_odd(half_at(a, shift) * half_at(b, shift) + half_at(c, shift));
-    });
+  return for_both_halves([&](int32_t shift) {
+    return round_to_odd(half_at(a, shift) * half_at(b, shift) + half_at(c, shift));
+  });
 }
 
 }  // namespace edgeattn::emulator
