@@ -143,7 +143,8 @@ def _find_or_build(request: BuildRequest, source: Path, progress: Progress | Non
     recipe = source_sha256(source, ("CMakeLists.txt", "cmake"))
     entry = folder / _name(request, {**tools, "source": made_of, "recipe": recipe})
     # After a change of the source, what did not change is not compiled again.
-    work = folder / "work" / _name(request, {**tools, "folder": str(source.resolve())})
+    places = [str(source.resolve()), str(folder)]  # CMake wants to be where it was
+    work = folder / "work" / _name(request, {**tools, "places": places})
 
     def tell_waiting() -> None:
         if progress:
