@@ -7,7 +7,8 @@ namespace edgeattn::emulator {
 
 namespace {
 
-constexpr size_t kStackBytes = 256 << 10;
+// Room for a kernel that is not optimized; pages that are not touched take no memory.
+constexpr size_t kStackBytes = 512 << 10;
 constexpr size_t kCacheLineBytes = 64;
 
 // Neighbours are an odd number of cache lines apart, so that 64 of them meet 64 sets.
@@ -24,8 +25,9 @@ Stacks::~Stacks() {
 
 bool Stacks::reserve(int32_t count) {
   if (count <= count_) return true;
-  void* const memory = mmap(nullptr, static_cast<size_t>(count) * kStackBytes,
-                            PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const memory =
+      mmap(nullptr, static_cast<size_t>(count) * kStackBytes, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return false;
   if (memory_ != nullptr) munmap(memory_, static_cast<size_t>(count_) * kStackBytes);
   memory_ = static_cast<unsigned char*>(memory);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <thread>
 
 #include "edgeattn/intrinsics.h"
 #include "emulator_testing.h"
@@ -162,6 +163,25 @@ EDGEATTN_TEST(threads_have_stacks_of_their_own) {
       for (int32_t i = 0; i < 64; ++i) expected += thread + depth + i;
     }
     EDGEATTN_CHECK(sums[thread] == expected);
+  }
+}
+
+EDGEATTN_TEST(launches_of_several_os_threads_take_turns) {
+  std::vector<int32_t> sums[4];
+  int32_t statuses[4];
+  std::vector<std::thread> callers;
+  edgeattn_emulator_set_seed(1);
+  for (int32_t i = 0; i < 4; ++i) {
+    callers.emplace_back([&sums, &statuses, i] {
+      sums[i].resize(64);
+      Sums const params{sums[i].data()};
+      statuses[i] = launch_kernel(deep_kernel, {1, 64, 0}, params, nullptr, nullptr, 0);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (int32_t i = 0; i < 4; ++i) {
+    EDGEATTN_CHECK(statuses[i] == 0);
+    EDGEATTN_CHECK(sums[i] == sums[0]);
   }
 }
 
