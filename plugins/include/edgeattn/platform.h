@@ -10,6 +10,7 @@
 #define EDGEATTN_HOST_DEVICE __host__ __device__ __forceinline__
 #define EDGEATTN_DEVICE __device__ __forceinline__
 #define EDGEATTN_KERNEL __global__
+#define EDGEATTN_GRID_CONSTANT __grid_constant__
 #define EDGEATTN_LAUNCH_BOUNDS(threads, min_ctas) __launch_bounds__(threads, min_ctas)
 #define EDGEATTN_UNROLL _Pragma("unroll")
 
@@ -18,6 +19,7 @@
 #define EDGEATTN_HOST_DEVICE inline
 #define EDGEATTN_DEVICE inline
 #define EDGEATTN_KERNEL
+#define EDGEATTN_GRID_CONSTANT
 #define EDGEATTN_LAUNCH_BOUNDS(threads, min_ctas)
 #define EDGEATTN_UNROLL
 

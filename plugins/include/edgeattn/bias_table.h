@@ -1,0 +1,107 @@
+/*!
+ * \file
+ * \brief The relative position bias, from its tables in shared or global memory.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "edgeattn/bias_layout.h"
+#include "edgeattn/intrinsics.h"
+#include "edgeattn/params.h"
+
+namespace edgeattn {
+
+/*! \brief Where a head of the group has its table in global memory. */
+EDGEATTN_DEVICE Global<float const> global_bias_table(AttentionParams const& params,
+                                                      HeadGroup const& group, int32_t head) {
+  return Global<float const>(params.bias_table) + group.bias_offset +
+         static_cast<int64_t>(head) * global_bias_entries(group);
+}
+
+/*! \brief Copy the tables of `num_heads` heads, in the units of scores.
+ *  \param first_head  in the group. */
+EDGEATTN_DEVICE void load_bias_tables(AttentionParams const& params, HeadGroup const& group,
+                                      int32_t first_head, int32_t num_heads, Shared<float> to) {
+  BiasLayout const layout = bias_layout(group);
+  int32_t const table_rows = 2 * group.rows.keys - 1;
+  int32_t const floats = shared_bias_floats(group);
+  for (int32_t h = 0; h < num_heads; ++h) {
+    Global<float const> const from = global_bias_table(params, group, first_head + h);
+    for (int32_t row = warp_index(); row < table_rows; row += kWarps) {
+      // The row of the global table: distances fall as entries of the shared one rise.
+      int32_t const global_row = group.rows.keys - 1 - row + group.rows.window - 1;
+      int32_t const global_pitch = 2 * group.cols.window - 1;
+      bool const row_exists = global_row >= 0 && global_row < 2 * group.rows.window - 1;
+      for (int32_t col = lane_index(); col < layout.pitch; col += 32) {
+        int32_t const global_col = group.cols.keys - 1 - col + group.cols.window - 1;
+        bool const exists = row_exists && global_col >= 0 && global_col < global_pitch;
+        float value = 0.0f;
+        if (exists) value = load(from + (global_row * global_pitch + global_col));
+        int32_t const entry = h * floats + row * layout.pitch + col;
+        store(to + entry, value * params.bias_scale);
+        if (layout.second_copy != 0) store(to + entry + layout.second_copy, value * params.bias_scale);
+      }
+    }
+  }
+}
+
+/*! \brief Looks up the bias of one head. */
+class Bias {
+ public:
+  Bias() = default;
+
+  /*! \param shared  the head's table in shared memory, if it is there. */
+  EDGEATTN_DEVICE Bias(AttentionParams const& params, HeadGroup const& group, int32_t head,
+                       Shared<float> shared)
+      : source_(static_cast<BiasSource>(group.bias)), shared_(shared), scale_(params.bias_scale) {
+    if (source_ == kGlobalBias) {
+      global_ = global_bias_table(params, group, head);
+      last_ = global_bias_entries(group) - 1;
+    }
+  }
+
+  EDGEATTN_DEVICE bool exists() const { return source_ != kNoBias; }
+
+  /*! \brief The bias between some queries and two neighbouring keys.
+   *  \param queries  the queries' terms.
+   *  \param keys     the terms of all keys.
+   *  \param key      the first of the two, even. */
+  template <bool kMayBeGlobal, int kQueries>
+  EDGEATTN_DEVICE void look_up(int32_t const (&queries)[kQueries], Shared<int32_t> keys,
+                               int32_t key, float (&bias)[kQueries][2]) const {
+    if (source_ == kSharedBiasPairs) {
+      int32_t const term = load(keys + key);
+      EDGEATTN_UNROLL
+      for (int32_t q = 0; q < kQueries; ++q) {
+        Vec8 const pair = load((shared_ + (queries[q] + term)).template as<Vec8>());
+        bias[q][0] = uint_as_float(pair.word[0]);
+        bias[q][1] = uint_as_float(pair.word[1]);
+      }
+      return;
+    }
+    Vec8 const terms = load((keys + key).as<Vec8>());
+    EDGEATTN_UNROLL
+    for (int32_t q = 0; q < kQueries; ++q) {
+      EDGEATTN_UNROLL
+      for (int32_t i = 0; i < 2; ++i) {
+        int32_t const entry = queries[q] + static_cast<int32_t>(terms.word[i]);
+        if (kMayBeGlobal && source_ == kGlobalBias) {
+          int32_t const clamped = entry < 0 ? 0 : entry < last_ ? entry : last_;
+          bias[q][i] = load(global_ + clamped) * scale_;
+        } else {
+          bias[q][i] = load(shared_ + entry);
+        }
+      }
+    }
+  }
+
+ private:
+  BiasSource source_;
+  Shared<float> shared_;
+  Global<float const> global_;
+  int32_t last_;
+  float scale_;
+};
+
+}  // namespace edgeattn

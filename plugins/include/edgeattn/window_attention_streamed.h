@@ -1,0 +1,115 @@
+/*!
+ * \file
+ * \brief The kernel for windows of any size: keys and values stream through shared memory.
+ *
+ * A CTA takes a block of queries of one window and head, one tile for each warp, and walks over the
+ * window's keys, a chunk at a time. While one chunk is attended to, the next one is on its way.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "edgeattn/epilogue.h"
+#include "edgeattn/key_lengths.h"
+#include "edgeattn/key_value_loader.h"
+#include "edgeattn/scores.h"
+#include "edgeattn/shared_layout.h"
+#include "edgeattn/softmax.h"
+#include "edgeattn/work_item.h"
+
+namespace edgeattn {
+
+/*! \brief Attention of windows of any size. The registers hold scores of kRowTiles * 16 queries with
+ *  a chunk of kKeyTiles * 16 keys. */
+template <typename T, int kHeadDim, int kRowTiles, int kKeyTiles, int kMinCtas>
+EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
+    window_attention_streamed_kernel(EDGEATTN_GRID_CONSTANT AttentionParams const params) {
+  using Tile = RowTile<kHeadDim>;
+  constexpr int32_t kTileQueries = 16 * kRowTiles;
+  constexpr int32_t kBlockQueries = kWarps * kTileQueries;
+  constexpr int32_t kChunkKeys = 16 * kKeyTiles;
+  WorkItem const item = find_work_item(params, kBlockQueries);
+  HeadGroup const& group = item.group;
+  int32_t const head = group.head_offset + item.first_head;
+  Shared<unsigned char> const shared = shared_memory();
+  SharedLayout const layout =
+      streamed_layout(group, Tile::kRowBytes, kBlockQueries, kChunkKeys, params.cosine);
+  Shared<QueryRow> const query_rows = (shared + layout.queries).as<QueryRow>();
+  WindowPlace const place = window_place(group, item.first_window);
+
+  auto const build_keys = [&](int32_t chunk) {
+    int32_t const stage = chunk % kRowStages * kChunkKeys;
+    for (int32_t row = thread_index(); row < kChunkKeys; row += kThreads) {
+      KeyRow const key = key_row(params, group, place, chunk * kChunkKeys + row);
+      store((shared + layout.key_tokens).as<int32_t>() + (stage + row), key.token);
+      store((shared + layout.key_bias).as<int32_t>() + (stage + row), key.bias);
+      store((shared + layout.key_codes).as<int32_t>() + (stage + row), key.code);
+    }
+  };
+  KeyValueLoader<T, kHeadDim> const loader(params, head);
+  auto const tiles_of = [&](int32_t chunk) {
+    int32_t const stage = chunk % 2 * 2 * kChunkKeys * Tile::kRowBytes;
+    return KeyValueTiles{shared + stage, kChunkKeys, 1};
+  };
+  auto const start_keys = [&](int32_t chunk) {
+    loader.start(tiles_of(chunk), (shared + layout.key_tokens).as<int32_t>() +
+                                      chunk % kRowStages * kChunkKeys);
+  };
+
+  for (int32_t row = thread_index(); row < kBlockQueries; row += kThreads) {
+    store(query_rows + row,
+          query_row(params, group, place, item.query_block * kBlockQueries + row));
+  }
+  build_keys(0);
+  build_keys(1);
+  sync_cta();  // the rows are known: loads follow them
+
+  start_keys(0);
+  QueryTile<kHeadDim, kRowTiles> query;
+  start_queries<T>(params, query_rows + warp_index() * kTileQueries, head, query);
+  if (group.bias == kSharedBias || group.bias == kSharedBiasPairs) {
+    load_bias_tables(params, group, item.first_head, 1, (shared + layout.bias).as<float>());
+  }
+  finish_queries<T>(params, head, query);
+  Bias const bias(params, group, item.first_head, (shared + layout.bias).as<float>());
+
+  int32_t const keys = group.rows.keys * group.cols.keys;
+  int32_t const key_tiles = ceil_div(keys, 16);
+  int32_t const first_masked = window_is_mixed(params, group, place) ? 0 : keys / 16;
+  int32_t const chunks = ceil_div(key_tiles, kKeyTiles);
+  RowState<kHeadDim> state[kRowTiles];
+  EDGEATTN_UNROLL
+  for (int32_t r = 0; r < kRowTiles; ++r) reset(state[r]);
+  for (int32_t i = 0; i < chunks; ++i) {
+    copy_async_wait<0>();
+    loader.finish(tiles_of(i));
+    sync_cta();  // chunk i of all threads is there; all are done with chunk i - 1, whose place is free
+    if (i + 1 < chunks) start_keys(i + 1);
+    if (i + 2 < chunks) build_keys(i + 2);
+    if (params.cosine) {
+      build_inverse_lengths<T, kHeadDim>(tiles_of(i),
+                                         (shared + layout.inverse_lengths).as<float>());
+      sync_cta();  // the lengths of all threads are there
+    }
+    int32_t const stage = i % kRowStages * kChunkKeys;
+    Shared<unsigned char> const tile = tiles_of(i).begin;
+    int32_t const tiles_left = key_tiles - i * kKeyTiles;
+    KeyChunk const chunk{tile,
+                         tile + kChunkKeys * Tile::kRowBytes,
+                         (shared + layout.inverse_lengths).as<float>(),
+                         (shared + layout.key_bias).as<int32_t>() + stage,
+                         (shared + layout.key_codes).as<int32_t>() + stage,
+                         tiles_left < kKeyTiles ? tiles_left : kKeyTiles,
+                         first_masked - i * kKeyTiles,
+                         outside_value(params, group)};
+    Scores<kRowTiles, kKeyTiles> scores;
+    compute_scores<T, true>(params, bias, query, chunk, scores);
+    accumulate<Math<T>>(scores, chunk, params.score_scale, i == 0, state);
+  }
+  EDGEATTN_UNROLL
+  for (int32_t r = 0; r < kRowTiles; ++r) {
+    store_output<T>(params, state[r], query.rows + 16 * r, group.out_head + item.first_head);
+  }
+}
+
+}  // namespace edgeattn

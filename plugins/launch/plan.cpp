@@ -1,0 +1,283 @@
+#include "plan.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+#include "axis_plan.h"
+#include "edgeattn/shared_layout.h"
+#include "edgeattn/token_rows.h"
+#include "limits.h"
+
+namespace edgeattn {
+namespace {
+
+/*! \brief What a variant asks of the plan of its groups. */
+struct Cut {
+  bool plain;
+  bool streamed;
+  bool cosine;
+  int32_t row_bytes;      // of K or V in shared memory
+  int32_t tile_queries;   // of a warp
+  int32_t chunk_keys;     // streamed
+  int32_t block_queries;  // of a CTA; 0: all queries of its windows
+
+  int32_t shared_bytes(HeadGroup const& group, int32_t head_dim) const {
+    if (plain) return plain_layout(head_dim).floats * 4;
+    if (streamed) {
+      return streamed_layout(group, row_bytes, block_queries, chunk_keys, cosine).bytes;
+    }
+    return resident_layout(group, row_bytes, tile_queries, cosine).bytes;
+  }
+};
+
+Cut cut_of(EdgeattnAttributes const& attributes, Variant const& variant) {
+  Cut cut{};
+  cut.plain = variant.id == kPlain;
+  cut.streamed = variant.id == kStreamed;
+  cut.cosine = attributes.qk_mode != 0;
+  cut.row_bytes = 2 * padded_head_dim(attributes.head_dim);
+  cut.tile_queries = 16 * variant.row_tiles;
+  cut.chunk_keys = 16 * variant.key_tiles;
+  if (cut.plain) cut.block_queries = kPlainBlockQueries;
+  if (cut.streamed) cut.block_queries = kWarps * cut.tile_queries;
+  return cut;
+}
+
+// Items
+
+/*! Shared memory that an item is filled up to with K and V: enough for all warps to have work and
+ *  to spread what a CTA does once, small enough for several CTAs on an SM. */
+constexpr int64_t kItemTileBytes = 32 << 10;
+
+/*! Query tiles that an item should have. */
+constexpr int32_t kItemTiles = 2 * kWarps;
+
+/*! CTAs below which items are made smaller, so that all SMs have work. */
+constexpr int64_t kEnoughItems = 256;
+
+/*! \brief Share of the warps' time that `tiles` query tiles fill. */
+double warp_share(int32_t tiles) {
+  return static_cast<double>(tiles) / (ceil_div(tiles, kWarps) * kWarps);
+}
+
+/*! \brief Choose how many heads and windows make an item of the resident kernel. */
+void choose_item(HeadGroup& group, Cut const& cut, int64_t windows) {
+  int32_t const tiles = window_queries(group, cut.tile_queries) / cut.tile_queries;
+  int64_t const unit_bytes = int64_t{2} * window_keys(group) * cut.row_bytes;
+  int32_t const fit = static_cast<int32_t>(
+      std::clamp<int64_t>(kItemTileBytes / unit_bytes, 1, kMaxItemHeads));
+  // Heads first: rows of neighbouring heads lie side by side in memory, and the windows' rows are
+  // worked out once for all of them.
+  double best = 0.0;
+  for (int32_t heads = 1; heads <= std::min<int32_t>(fit, group.num_heads); ++heads) {
+    int32_t const blocks = ceil_div(group.num_heads, heads);
+    double const full = static_cast<double>(group.num_heads) / (blocks * heads);
+    double const share = warp_share(std::min(tiles * heads, kItemTiles)) * full;
+    bool const wanted = tiles * (heads - 1) < kItemTiles;
+    if (wanted && share >= best) {
+      best = share;
+      group.item_heads = static_cast<int8_t>(heads);
+    }
+  }
+  int64_t const by_tiles = kItemTiles / (int64_t{tiles} * group.item_heads);
+  int64_t const by_bytes = kItemTileBytes / (unit_bytes * group.item_heads);
+  group.item_windows = static_cast<int16_t>(
+      std::clamp<int64_t>(std::min({by_tiles, by_bytes, windows}), 1, kItemTiles));
+  auto const items = [&] {
+    int64_t const head_blocks = ceil_div(group.num_heads, group.item_heads);
+    return head_blocks * ((windows + group.item_windows - 1) / group.item_windows);
+  };
+  while (items() < kEnoughItems && group.item_windows > 1) group.item_windows /= 2;
+  while (items() < kEnoughItems && group.item_heads > 1 &&
+         tiles * group.item_heads > kWarps) {
+    group.item_heads /= 2;
+  }
+}
+
+// Groups
+
+/*! \brief Where the group looks up its bias, if there is one: in shared memory if it fits. */
+BiasSource choose_bias(HeadGroup group, Cut const& cut, int32_t head_dim) {
+  if (cut.plain) return kGlobalBias;
+  int64_t const entries = int64_t{4} * group.rows.keys * group.cols.keys;  // and a few less
+  if (entries * 4 > kMaxSharedBytes) return kGlobalBias;
+  for (BiasSource const source : {kSharedBiasPairs, kSharedBias}) {
+    if (source == kSharedBiasPairs && group.cols.keys % 2 != 0) continue;
+    group.bias = source;
+    if (cut.shared_bytes(group, head_dim) <= kMaxSharedBytes) return source;
+  }
+  return kGlobalBias;
+}
+
+void plan_axes(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem, int32_t g,
+               Cut const& cut, HeadGroup& group) {
+  int32_t const length[2] = {problem.height, problem.width};
+  int32_t const* const window = attributes.group_window + 2 * g;
+  if (group.mode != kNeighborhood) {
+    int32_t const* const shift = attributes.group_shift + 2 * g;
+    Mode const mode = static_cast<Mode>(group.mode);
+    group.rows = plan_window_axis(length[0], window[0], shift[0], mode);
+    group.cols = plan_window_axis(length[1], window[1], shift[1], mode);
+    return;
+  }
+  constexpr int32_t kResidentTileQueries = 64;
+  int32_t const tile_queries = cut.block_queries != 0 ? cut.block_queries : kResidentTileQueries;
+  Axis axis[2];
+  plan_neighborhood_axes(length, window, attributes.group_dilation + 2 * g, tile_queries, axis);
+  group.rows = axis[0];
+  group.cols = axis[1];
+}
+
+int32_t check_sizes(HeadGroup const& group, int32_t g, Message const& message) {
+  int64_t const keys = int64_t{group.rows.keys} * group.cols.keys;
+  if (keys > kMaxWindowTokens) {
+    return message.refuse(
+        "a window of head group %d holds %d x %d keys; expected at most %d; use a smaller window",
+        g, group.rows.keys, group.cols.keys, kMaxWindowTokens);
+  }
+  if (group.mode == kNeighborhood && std::max(group.rows.keys, group.cols.keys) > kMaxBoxKeys) {
+    return message.refuse(
+        "queries of head group %d see %d x %d keys; expected at most %d on an axis in neighborhood "
+        "mode; use a smaller window",
+        g, group.rows.keys, group.cols.keys, kMaxBoxKeys);
+  }
+  return EDGEATTN_SUCCESS;
+}
+
+/*! \brief Plan group `g`, but for its place among all groups.
+ *  \param windows  receives the windows of the whole batch. */
+int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem, int32_t g,
+                   Cut const& cut, HeadGroup& group, int64_t& windows, Message const& message) {
+  group = HeadGroup{};
+  group.head_offset = attributes.group_head_offset[g];
+  group.num_heads = static_cast<int16_t>(attributes.group_num_heads[g]);
+  group.mode = static_cast<int8_t>(attributes.group_mode[g]);
+  group.causal = static_cast<int8_t>(attributes.group_causal[g]);
+  plan_axes(attributes, problem, g, cut, group);
+  if (int32_t const status = check_sizes(group, g, message)) return status;
+  windows = int64_t{group.rows.num_windows} * group.cols.num_windows * problem.batch;
+  if (windows > INT32_MAX) {
+    return message.refuse("head group %d has %lld windows; expected at most %d; cut the batch", g,
+                          static_cast<long long>(windows), INT32_MAX);
+  }
+
+  group.item_heads = 1;
+  group.item_windows = 1;
+  if (attributes.has_bias) group.bias = choose_bias(group, cut, attributes.head_dim);
+  if (!cut.plain && !cut.streamed) {
+    if (group.bias == kGlobalBias ||
+        cut.shared_bytes(group, attributes.head_dim) > kMaxSharedBytes) {
+      return message.refuse(
+          "a window of head group %d, of %d x %d keys of %d channels, does not fit into %d bytes of "
+          "shared memory; expected another variant; use variant %d",
+          g, group.rows.keys, group.cols.keys, attributes.head_dim, kMaxSharedBytes, kStreamed);
+    }
+    choose_item(group, cut, windows);
+    while (cut.shared_bytes(group, attributes.head_dim) > kMaxSharedBytes) {
+      if (group.item_windows > 1) {
+        group.item_windows /= 2;
+      } else {
+        group.item_heads /= 2;
+      }
+    }
+  }
+  group.num_head_blocks = static_cast<int16_t>(ceil_div(group.num_heads, group.item_heads));
+
+  int32_t const queries = group.rows.queries * group.cols.queries;
+  group.head_blocks = make_divisor(group.num_head_blocks);
+  group.query_blocks =
+      make_divisor(cut.block_queries == 0 ? 1 : ceil_div(queries, cut.block_queries));
+  group.windows = make_divisor(group.rows.num_windows * group.cols.num_windows);
+  group.window_cols = make_divisor(group.cols.num_windows);
+  group.query_cols = make_divisor(group.cols.queries);
+  group.key_cols = make_divisor(group.cols.keys);
+  return EDGEATTN_SUCCESS;
+}
+
+// Scales
+
+constexpr float kLog2E = 1.44269504088896340736f;
+
+/*! \brief The units of scores, see scores.h and window_attention_plain.h. */
+void set_scales(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
+                AttentionParams& params) {
+  bool const cosine = attributes.qk_mode != 0;
+  float scale = attributes.softmax_scale != 0.0f
+                    ? attributes.softmax_scale
+                    : 1.0f / sqrtf(static_cast<float>(attributes.head_dim));
+  if (problem.in_type == EDGEATTN_INT8) {
+    float const step = attributes.qkv_quant_scale;
+    scale *= step * step;
+    params.pad_quant_scale = step;
+    params.out_scale = params.out_is_int8 ? step / attributes.out_quant_scale : step;
+  }
+  params.mask_value = attributes.mask_value;
+  params.bias_scale = 1.0f;
+  if (problem.in_type == EDGEATTN_FLOAT32) {
+    params.score_scale = cosine ? 1.0f : scale;
+  } else if (cosine) {
+    params.score_scale = kLog2E;
+  } else {
+    params.score_scale = scale * kLog2E;
+    params.bias_scale = 1.0f / scale;
+    params.mask_value *= params.bias_scale;
+  }
+}
+
+}  // namespace
+
+int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
+                  Variant const& variant, Plan& plan, Message const& message) {
+  plan = Plan{};
+  AttentionParams& params = plan.params;
+  bool const by_head = attributes.qkv_layout != 0;  // (Hd, 3, D)
+  params.batch = problem.batch;
+  params.height = problem.height;
+  params.width = problem.width;
+  params.head_dim = attributes.head_dim;
+  params.qkv_heads = attributes.qkv_heads;
+  params.token_stride = 3 * attributes.qkv_heads * attributes.head_dim;
+  params.head_stride = by_head ? 3 * attributes.head_dim : attributes.head_dim;
+  params.tensor_stride =
+      by_head ? attributes.head_dim : attributes.qkv_heads * attributes.head_dim;
+  params.pads_attend = attributes.pad_mode != 0;
+  params.shift_pad_order = static_cast<int8_t>(attributes.shift_pad_order);
+  params.cosine = attributes.qk_mode != 0;
+  params.out_is_int8 = problem.out_type == EDGEATTN_INT8;
+  set_scales(attributes, problem, params);
+
+  Cut const cut = cut_of(attributes, variant);
+  params.num_groups = attributes.num_groups;
+  int64_t items = 0;
+  int32_t out_head = 0;
+  int32_t bias_offset = 0;
+  for (int32_t g = 0; g < attributes.num_groups; ++g) {
+    HeadGroup& group = params.groups[g];
+    int64_t windows = 0;
+    if (int32_t const status =
+            plan_group(attributes, problem, g, cut, group, windows, message)) {
+      return status;
+    }
+    group.first_item = static_cast<int32_t>(items);
+    group.out_head = out_head;
+    group.bias_offset = bias_offset;
+    out_head += group.num_heads;
+    if (attributes.has_bias) bias_offset += group.num_heads * global_bias_entries(group);
+
+    int64_t const window_blocks = (windows + group.item_windows - 1) / group.item_windows;
+    int32_t const queries = group.rows.queries * group.cols.queries;
+    int32_t const query_blocks = cut.block_queries == 0 ? 1 : ceil_div(queries, cut.block_queries);
+    items += window_blocks * query_blocks * group.num_head_blocks;
+    if (items > INT32_MAX) {
+      return message.refuse("the heads' windows make %lld work items; expected at most %d; cut the batch",
+                            static_cast<long long>(items), INT32_MAX);
+    }
+    plan.shared_bytes = std::max(plan.shared_bytes, cut.shared_bytes(group, attributes.head_dim));
+  }
+  params.out_token_stride = out_head * attributes.head_dim;
+  plan.ctas = static_cast<int32_t>(items);
+  return EDGEATTN_SUCCESS;
+}
+
+}  // namespace edgeattn

@@ -1,0 +1,29 @@
+/*!
+ * \file
+ * \brief From attributes and sizes to the parameters of a launch.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "edgeattn/edgeattn.h"
+#include "edgeattn/params.h"
+#include "message.h"
+#include "variants.h"
+
+namespace edgeattn {
+
+/*! \brief A launch, but for the tensors' addresses. */
+struct Plan {
+  AttentionParams params;
+  int32_t ctas;
+  int32_t shared_bytes;
+};
+
+/*! \brief Plan a variant for a problem that passed `check_problem`.
+ *  \return EDGEATTN_SUCCESS; or EDGEATTN_INVALID_ARGUMENT if the variant cannot serve it, with a
+ *  message. */
+int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
+                  Variant const& variant, Plan& plan, Message const& message);
+
+}  // namespace edgeattn
