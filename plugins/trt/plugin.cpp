@@ -149,21 +149,26 @@ int32_t AttentionPlugin::configurePlugin(DynamicPluginTensorDesc const* inputs, 
     auto const type = [](DynamicPluginTensorDesc const& tensor) { return tensor.desc.type; };
     check(each(inputs, num_inputs, shape), each(outputs, num_outputs, shape));
     check(each(inputs, num_inputs, type), outputs[0].desc.type);
-    tactics_ = variants_of_range(inputs[0], outputs[0].desc.type);
+    tactics_ = competing_variants(inputs[0], outputs[0].desc.type);
     return 0;
   });
 }
 
 /*! The kernels that compete: those for the shape that TensorRT measures with. At other shapes of
  *  the range one of them may not serve; `enqueue` then takes the library's choice. */
-std::vector<int32_t> AttentionPlugin::variants_of_range(DynamicPluginTensorDesc const& qkv,
-                                                        DataType output) const {
+std::vector<int32_t> AttentionPlugin::competing_variants(DynamicPluginTensorDesc const& qkv,
+                                                         DataType output) const {
   std::vector<int32_t> of_opt;
   for (Dims const* dims : {&qkv.min, &qkv.max, &qkv.opt}) {
     if (std::any_of(dims->d, dims->d + 3, [](int64_t extent) { return extent < 0; })) {
       return {};  // no range is known: nothing to measure
     }
-    of_opt = variants(problem_of(*dims, qkv.desc.type, output));
+    EdgeattnProblem const problem = problem_of(*dims, qkv.desc.type, output);
+    of_opt = variants(problem);
+    if (of_opt.empty()) {
+      throw Refusal(
+          text("no kernel serves qkv of the shape ", text_of(shape_of(*dims)), why_not(problem)));
+    }
   }
   return of_opt.size() > 1 ? of_opt : std::vector<int32_t>{};
 }
@@ -171,13 +176,31 @@ std::vector<int32_t> AttentionPlugin::variants_of_range(DynamicPluginTensorDesc 
 std::vector<int32_t> AttentionPlugin::variants(EdgeattnProblem const& problem) const {
   EdgeattnAttributes const view = attributes_.view();
   std::vector<int32_t> ids(16);
-  int32_t count = edgeattn_variants(&view, &problem, ids.data(), static_cast<int32_t>(ids.size()));
-  if (count < 0) {
-    throw Refusal(text("no kernel serves ", problem.batch, " maps of ", problem.height, " x ",
-                       problem.width, " tokens with these attributes"));
-  }
-  ids.resize(std::min<size_t>(count, ids.size()));
+  int32_t const count =
+      edgeattn_variants(&view, &problem, ids.data(), static_cast<int32_t>(ids.size()));
+  ids.resize(std::clamp(count, 0, static_cast<int32_t>(ids.size())));
   return ids;
+}
+
+/*! The kernels' reason: an empty batch is checked as any other, and then nothing is done. */
+std::string AttentionPlugin::why_not(EdgeattnProblem const& problem) const {
+  EdgeattnAttributes const view = attributes_.view();
+  EdgeattnProblem const empty{problem.in_type, problem.out_type, 0, problem.height, problem.width};
+  std::array<char, EDGEATTN_MESSAGE_BYTES> message{};
+  edgeattn_window_attention(&view, &empty, nullptr, 0, nullptr, message.data(), message.size());
+  return message[0] == '\0' ? "" : text(": ", message.data());
+}
+
+/*! The tactic if it serves this size, or 0: the library's choice. Planning takes as long as a
+ *  launch where there are many groups, so that a size is asked about once. */
+int32_t AttentionPlugin::variant_for(EdgeattnProblem const& problem) {
+  if (tactic_ == 0) {
+    return 0;
+  }
+  if (!choice_ || std::memcmp(&choice_->problem, &problem, sizeof problem) != 0) {
+    choice_ = {problem, contains(variants(problem), tactic_) ? tactic_ : 0};
+  }
+  return choice_->variant;
 }
 
 int32_t AttentionPlugin::getValidTactics(int32_t* tactics, int32_t num_tactics) noexcept {
@@ -192,6 +215,7 @@ int32_t AttentionPlugin::setTactic(int32_t tactic) noexcept {
       throw Refusal(text("the tactic is ", tactic, "; expected 0 or a kernel variant"));
     }
     tactic_ = tactic;
+    choice_.reset();
     return 0;
   });
 }
@@ -223,10 +247,9 @@ int32_t AttentionPlugin::enqueue(PluginTensorDesc const* input_descs,
       tensors.*(inputs_[i].slot) = static_cast<float const*>(inputs[i]);
     }
     tensors.out = outputs[0];
-    int32_t const variant = tactic_ != 0 && contains(variants(problem), tactic_) ? tactic_ : 0;
     std::array<char, EDGEATTN_MESSAGE_BYTES> message{};
-    int32_t const status = edgeattn_window_attention(&view, &problem, &tensors, variant, stream,
-                                                     message.data(), message.size());
+    int32_t const status = edgeattn_window_attention(
+        &view, &problem, &tensors, variant_for(problem), stream, message.data(), message.size());
     if (status != EDGEATTN_SUCCESS) {
       throw Refusal(message.data());
     }

@@ -11,6 +11,7 @@
 #include <NvInferRuntime.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,11 +75,19 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
   nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
 
  private:
+  /*! What a tactic came to at one size. */
+  struct Choice {
+    EdgeattnProblem problem;
+    int32_t variant;
+  };
+
   void check(std::vector<Shape> const& inputs, std::vector<Shape> const& outputs) const;
   void check(std::vector<nvinfer1::DataType> const& inputs, nvinfer1::DataType output) const;
   std::vector<int32_t> variants(EdgeattnProblem const& problem) const;
-  std::vector<int32_t> variants_of_range(nvinfer1::DynamicPluginTensorDesc const& qkv,
-                                         nvinfer1::DataType output) const;
+  std::string why_not(EdgeattnProblem const& problem) const;
+  std::vector<int32_t> competing_variants(nvinfer1::DynamicPluginTensorDesc const& qkv,
+                                          nvinfer1::DataType output) const;
+  int32_t variant_for(EdgeattnProblem const& problem);
 
   std::string layer_;
   NodeAttributes attributes_;
@@ -87,6 +96,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
   std::string description_;
   std::string timing_cache_id_;
   int32_t tactic_;
+  std::optional<Choice> choice_;  //!< of the last call
   std::vector<int32_t> tactics_;  //!< of the configuration that configurePlugin saw last
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_{};

@@ -25,6 +25,9 @@ SPEC = AttentionSpec(
 )
 PLAIN = AttentionSpec(8, 2, (HeadGroup(2, 4, 2),))
 SIZES = [(1, 7, 9), (2, 4, 4), (1, 1, 1), (3, 12, 5)]
+# One window over the whole map: the larger it is, the fewer kernels serve it.
+WHOLE_MAP = AttentionSpec(128, 2, (HeadGroup(2, 0),))
+WHOLE_MAP_SIZES = [(1, 8, 8), (1, 15, 15), (2, 3, 5)]
 
 
 def spec_for(form: Form, spec: AttentionSpec = SPEC) -> AttentionSpec:
@@ -186,8 +189,11 @@ def test_range_with_a_size_that_no_kernel_serves_is_refused(plugin: Host, tmp_pa
     causal = HeadGroup(2, (1, 4), mode="neighborhood", causal=True)
     case = network(AttentionSpec(8, 2, (causal,)))
     told = live(plugin, tmp_path, case, size_range=((1, 1, 5), (1, 1, 9), (1, 2, 9)))
-    message = "no kernel serves 1 maps of 2 x 9 tokens with these attributes"
-    assert refusal(told) == ("configure", message)
+    step, message = refusal(told)
+    assert step == "configure"
+    prefix = "no kernel serves qkv of the shape [1, 2, 9, 48]: "
+    assert message.startswith(prefix)
+    assert "causal" in message.removeprefix(prefix)
 
 
 # --- tactics --------------------------------------------------------------------------------------
@@ -209,14 +215,22 @@ def test_tactics_are_the_variants_for_the_most_common_size(
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("spec", "sizes"), [(SPEC, SIZES), (WHOLE_MAP, WHOLE_MAP_SIZES)], ids=["windows", "whole_map"]
+)
 def test_one_engine_serves_every_size_with_every_tactic(
-    form: str, plugin: Host, emulator: Emulator, tmp_path: Path
+    spec: AttentionSpec,
+    sizes: list[tuple[int, int, int]],
+    form: str,
+    plugin: Host,
+    emulator: Emulator,
+    tmp_path: Path,
 ) -> None:
     """Bit for bit what the kernels give when called directly."""
-    spec = spec_for(FORMS[form])
+    spec = spec_for(FORMS[form], spec)
     in_type, out_type = FORMS[form]
     side = tensors_for(spec, in_type)
-    runs = [tensors_for(spec, in_type, size)["qkv"] for size in SIZES]
+    runs = [tensors_for(spec, in_type, size)["qkv"] for size in sizes]
     case = case_of(spec, in_type, side)
     told = live(plugin, tmp_path, case, runs=runs, all_tactics=True)
     assert told.exit_code == 0, told
@@ -232,6 +246,16 @@ def test_one_engine_serves_every_size_with_every_tactic(
             np.testing.assert_array_equal(
                 np.fromfile(path, np.uint8), expected.reshape(-1).view(np.uint8)
             )
+
+
+def test_some_tactics_do_not_serve_every_size(emulator: Emulator) -> None:
+    """Otherwise the test above shows less than it says."""
+    common, large = (
+        set(emulator.variants(WHOLE_MAP, "float16", "float16", size))
+        for size in WHOLE_MAP_SIZES[:2]
+    )
+    assert len(common) > 1
+    assert common - large
 
 
 def test_empty_batch_runs(plugin: Host, tmp_path: Path) -> None:
