@@ -68,8 +68,9 @@ int32_t check_group(EdgeattnAttributes const& attributes, int32_t g, Message con
   int32_t const causal = attributes.group_causal[g];
 
   if (num_heads < 1 || offset < 0 || offset > attributes.qkv_heads - num_heads) {
-    return message.refuse("head group %d has %d heads from head %d on; expected heads of the %d in qkv",
-                          g, num_heads, offset, attributes.qkv_heads);
+    return message.refuse(
+        "head group %d has %d heads from head %d on; expected heads of the %d in qkv", g, num_heads,
+        offset, attributes.qkv_heads);
   }
   if (int32_t const status = check_choice("group_mode", mode, 2, message)) return status;
   if (int32_t const status = check_choice("group_causal", causal, 1, message)) return status;
@@ -80,27 +81,31 @@ int32_t check_group(EdgeattnAttributes const& attributes, int32_t g, Message con
     }
     if (attributes.has_bias && window[axis] == 0) {
       return message.refuse(
-          "window of head group %d is (%d, %d), with a bias table; expected a fixed window; give the "
+          "window of head group %d is (%d, %d), with a bias table; expected a fixed window; give "
+          "the "
           "window in tokens, or leave the bias out",
           g, window[0], window[1]);
     }
     if (shift[axis] < 0 || (shift[axis] > 0 && shift[axis] >= window[axis])) {
-      return message.refuse("shift of head group %d is (%d, %d); expected 0, or below window (%d, %d)",
-                            g, shift[0], shift[1], window[0], window[1]);
+      return message.refuse(
+          "shift of head group %d is (%d, %d); expected 0, or below window (%d, %d)", g, shift[0],
+          shift[1], window[0], window[1]);
     }
     if (shift[axis] > 0 && mode != kBlock) {
-      return message.refuse("shift of head group %d is (%d, %d) in mode %d; expected (0, 0): a shift "
-                            "goes with block mode (0)",
-                            g, shift[0], shift[1], mode);
+      return message.refuse(
+          "shift of head group %d is (%d, %d) in mode %d; expected (0, 0): a shift "
+          "goes with block mode (0)",
+          g, shift[0], shift[1], mode);
     }
     if (dilation[axis] < 1) {
       return message.refuse("dilation of head group %d is (%d, %d); expected at least 1", g,
                             dilation[0], dilation[1]);
     }
     if (dilation[axis] > 1 && mode != kNeighborhood) {
-      return message.refuse("dilation of head group %d is (%d, %d) in mode %d; expected (1, 1): it "
-                            "goes with neighborhood mode (2)",
-                            g, dilation[0], dilation[1], mode);
+      return message.refuse(
+          "dilation of head group %d is (%d, %d) in mode %d; expected (1, 1): it "
+          "goes with neighborhood mode (2)",
+          g, dilation[0], dilation[1], mode);
     }
   }
   if (static_cast<int64_t>(window[0]) * window[1] > kMaxWindowTokens) {
@@ -112,9 +117,10 @@ int32_t check_group(EdgeattnAttributes const& attributes, int32_t g, Message con
                           mode);
   }
   if (causal && (window[0] > 1 || dilation[0] != 1)) {
-    return message.refuse("causal head group %d has window (%d, %d) and dilation (%d, %d); expected a "
-                          "sequence; use window (1, length) and dilation (1, n)",
-                          g, window[0], window[1], dilation[0], dilation[1]);
+    return message.refuse(
+        "causal head group %d has window (%d, %d) and dilation (%d, %d); expected a "
+        "sequence; use window (1, length) and dilation (1, n)",
+        g, window[0], window[1], dilation[0], dilation[1]);
   }
   return EDGEATTN_SUCCESS;
 }
@@ -163,12 +169,13 @@ int32_t check_attributes(EdgeattnAttributes const* attributes, int32_t in_type, 
     }
   }
   if (a.num_groups < 1 || a.num_groups > EDGEATTN_MAX_HEAD_GROUPS) {
-    return message.refuse("there are %d head groups; expected 1 to %d; give some heads to another node",
-                          a.num_groups, EDGEATTN_MAX_HEAD_GROUPS);
+    return message.refuse(
+        "there are %d head groups; expected 1 to %d; give some heads to another node", a.num_groups,
+        EDGEATTN_MAX_HEAD_GROUPS);
   }
-  if (a.group_head_offset == nullptr || a.group_num_heads == nullptr ||
-      a.group_window == nullptr || a.group_shift == nullptr || a.group_mode == nullptr ||
-      a.group_dilation == nullptr || a.group_causal == nullptr) {
+  if (a.group_head_offset == nullptr || a.group_num_heads == nullptr || a.group_window == nullptr ||
+      a.group_shift == nullptr || a.group_mode == nullptr || a.group_dilation == nullptr ||
+      a.group_causal == nullptr) {
     return message.refuse("a list of the %d head groups is missing", a.num_groups);
   }
   int64_t out_heads = 0;
@@ -202,9 +209,10 @@ int32_t check_problem(EdgeattnAttributes const* attributes, EdgeattnProblem cons
     return status;
   }
   if (p.batch < 0 || p.height < 1 || p.width < 1) {
-    return message.refuse("qkv is %d x %d x %d tokens; expected a batch of at least 0, and at least 1 "
-                          "row and column",
-                          p.batch, p.height, p.width);
+    return message.refuse(
+        "qkv is %d x %d x %d tokens; expected a batch of at least 0, and at least 1 "
+        "row and column",
+        p.batch, p.height, p.width);
   }
   int64_t const image_tokens = static_cast<int64_t>(p.height) * p.width;
   if (image_tokens > INT32_MAX || p.batch * image_tokens > INT32_MAX) {
@@ -213,8 +221,8 @@ int32_t check_problem(EdgeattnAttributes const* attributes, EdgeattnProblem cons
   }
   for (int32_t g = 0; g < attributes->num_groups; ++g) {
     if (attributes->group_causal[g] && p.height != 1) {
-      return message.refuse("head group %d is causal on a map of %d rows; expected a sequence (1 row)",
-                            g, p.height);
+      return message.refuse(
+          "head group %d is causal on a map of %d rows; expected a sequence (1 row)", g, p.height);
     }
   }
   return EDGEATTN_SUCCESS;

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "axis_plan.h"
+#include "edgeattn/axis_plan.h"
 #include "edgeattn/shared_layout.h"
 #include "edgeattn/token_rows.h"
 #include "limits.h"
@@ -65,8 +65,8 @@ double warp_share(int32_t tiles) {
 void choose_item(HeadGroup& group, Cut const& cut, int64_t windows) {
   int32_t const tiles = window_queries(group, cut.tile_queries) / cut.tile_queries;
   int64_t const unit_bytes = int64_t{2} * window_keys(group) * cut.row_bytes;
-  int32_t const fit = static_cast<int32_t>(
-      std::clamp<int64_t>(kItemTileBytes / unit_bytes, 1, kMaxItemHeads));
+  int32_t const fit =
+      static_cast<int32_t>(std::clamp<int64_t>(kItemTileBytes / unit_bytes, 1, kMaxItemHeads));
   // Heads first: rows of neighbouring heads lie side by side in memory, and the windows' rows are
   // worked out once for all of them.
   double best = 0.0;
@@ -89,8 +89,7 @@ void choose_item(HeadGroup& group, Cut const& cut, int64_t windows) {
     return head_blocks * ((windows + group.item_windows - 1) / group.item_windows);
   };
   while (items() < kEnoughItems && group.item_windows > 1) group.item_windows /= 2;
-  while (items() < kEnoughItems && group.item_heads > 1 &&
-         tiles * group.item_heads > kWarps) {
+  while (items() < kEnoughItems && group.item_heads > 1 && tiles * group.item_heads > kWarps) {
     group.item_heads /= 2;
   }
 }
@@ -169,7 +168,8 @@ int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& 
     if (group.bias == kGlobalBias ||
         cut.shared_bytes(group, attributes.head_dim) > kMaxSharedBytes) {
       return message.refuse(
-          "a window of head group %d, of %d x %d keys of %d channels, does not fit into %d bytes of "
+          "a window of head group %d, of %d x %d keys of %d channels, does not fit into %d bytes "
+          "of "
           "shared memory; expected another variant; use variant %d",
           g, group.rows.keys, group.cols.keys, attributes.head_dim, kMaxSharedBytes, kStreamed);
     }
@@ -239,8 +239,7 @@ int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& p
   params.qkv_heads = attributes.qkv_heads;
   params.token_stride = 3 * attributes.qkv_heads * attributes.head_dim;
   params.head_stride = by_head ? 3 * attributes.head_dim : attributes.head_dim;
-  params.tensor_stride =
-      by_head ? attributes.head_dim : attributes.qkv_heads * attributes.head_dim;
+  params.tensor_stride = by_head ? attributes.head_dim : attributes.qkv_heads * attributes.head_dim;
   params.pads_attend = attributes.pad_mode != 0;
   params.shift_pad_order = static_cast<int8_t>(attributes.shift_pad_order);
   params.cosine = attributes.qk_mode != 0;
@@ -255,8 +254,7 @@ int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& p
   for (int32_t g = 0; g < attributes.num_groups; ++g) {
     HeadGroup& group = params.groups[g];
     int64_t windows = 0;
-    if (int32_t const status =
-            plan_group(attributes, problem, g, cut, group, windows, message)) {
+    if (int32_t const status = plan_group(attributes, problem, g, cut, group, windows, message)) {
       return status;
     }
     group.first_item = static_cast<int32_t>(items);
@@ -270,8 +268,9 @@ int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& p
     int32_t const query_blocks = cut.block_queries == 0 ? 1 : ceil_div(queries, cut.block_queries);
     items += window_blocks * query_blocks * group.num_head_blocks;
     if (items > INT32_MAX) {
-      return message.refuse("the heads' windows make %lld work items; expected at most %d; cut the batch",
-                            static_cast<long long>(items), INT32_MAX);
+      return message.refuse(
+          "the heads' windows make %lld work items; expected at most %d; cut the batch",
+          static_cast<long long>(items), INT32_MAX);
     }
     plan.shared_bytes = std::max(plan.shared_bytes, cut.shared_bytes(group, attributes.head_dim));
   }

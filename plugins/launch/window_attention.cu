@@ -57,8 +57,8 @@ bool has_small_windows_alone(AttentionParams const& params) {
 
 /*! \brief Order the variants that can serve a problem by how fast they should be.
  *
- * Tiles of 32 queries read K and V from shared memory half as often; windows of 16 tokens would fill
- * only half of such a tile.
+ * Tiles of 32 queries read K and V from shared memory half as often; windows of 16 tokens would
+ * fill only half of such a tile.
  *  \return How many there are. */
 int32_t rank_variants(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
                       VariantId (&ids)[kMaxVariants]) {
@@ -123,7 +123,8 @@ int32_t run(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem
   }
   Variant const variant = find_variant(variant_id, problem.in_type, attributes.head_dim);
   if (variant_id != 0 && variant.id == kNoVariant) {
-    return message.refuse("variant is %d; expected 0 or one that edgeattn_variants lists", variant_id);
+    return message.refuse("variant is %d; expected 0 or one that edgeattn_variants lists",
+                          variant_id);
   }
   Plan plan;
   if (int32_t const status = make_plan(attributes, problem, variant, plan, message)) return status;
@@ -134,9 +135,8 @@ int32_t run(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem
   plan.params.out = tensors.out;
   AttentionKernel const kernel = kernel_for(problem.in_type, attributes.head_dim, variant.id);
   Regions const regions = regions_of(plan.params, problem);
-  int32_t const status =
-      launch_kernel(kernel, {plan.ctas, kThreads, plan.shared_bytes}, plan.params, stream,
-                    regions.region, regions.count);
+  int32_t const status = launch_kernel(kernel, {plan.ctas, kThreads, plan.shared_bytes},
+                                       plan.params, stream, regions.region, regions.count);
   if (status != EDGEATTN_SUCCESS) message.set(launch_status_text(status));
   return status;
 }

@@ -3,9 +3,10 @@
  * \brief How the tables of the relative position bias lie in memory.
  *
  * In shared memory, a head's table covers all distances that occur in a box of keys: `2 * keys - 1`
- * rows and columns, in reverse, so that the entries of neighbouring keys follow one another; rows are
- * padded to an even length. Where boxes have an even width, two neighbouring keys are read as one
- * 8-byte word. Queries with an odd term read it from a second copy, which is shifted by one entry.
+ * rows and columns, in reverse, so that the entries of neighbouring keys follow one another; rows
+ * are padded to an even length. Where boxes have an even width, two neighbouring keys are read as
+ * one 8-byte word. Queries with an odd term read it from a second copy, which is shifted by one
+ * entry.
  *
  * Distances that are larger than the window (they occur in neighborhoods, between a query and keys
  * of other queries) hold 0: those keys are masked.

@@ -40,7 +40,8 @@ EDGEATTN_DEVICE void load_bias_tables(AttentionParams const& params, HeadGroup c
         if (exists) value = load(from + (global_row * global_pitch + global_col));
         int32_t const entry = h * floats + row * layout.pitch + col;
         store(to + entry, value * params.bias_scale);
-        if (layout.second_copy != 0) store(to + entry + layout.second_copy, value * params.bias_scale);
+        if (layout.second_copy != 0)
+          store(to + entry + layout.second_copy, value * params.bias_scale);
       }
     }
   }

@@ -34,15 +34,15 @@ enum BiasSource : int8_t {
 struct HeadGroup {
   Axis rows;
   Axis cols;
-  int32_t first_item;    //!< the group's first CTA
-  int32_t head_offset;   //!< first head in qkv
-  int32_t out_head;      //!< first head in the output
-  int32_t bias_offset;   //!< first entry in the bias table
+  int32_t first_item;   //!< the group's first CTA
+  int32_t head_offset;  //!< first head in qkv
+  int32_t out_head;     //!< first head in the output
+  int32_t bias_offset;  //!< first entry in the bias table
   int16_t num_heads;
   int16_t num_head_blocks;  //!< ceil(num_heads / item_heads)
   int16_t item_windows;
   int8_t item_heads;
-  int8_t mode;           //!< Mode
+  int8_t mode;  //!< Mode
   int8_t causal;
   int8_t bias;           //!< BiasSource
   Divisor head_blocks;   //!< num_head_blocks
@@ -63,21 +63,21 @@ struct AttentionParams {
   int32_t batch;
   int32_t height;
   int32_t width;
-  int32_t head_dim;          //!< D
-  int32_t qkv_heads;         //!< Hd
-  int32_t token_stride;      //!< 3*Hd*D
-  int32_t head_stride;       //!< from one head to the next
-  int32_t tensor_stride;     //!< from query to key to value of a head
+  int32_t head_dim;       //!< D
+  int32_t qkv_heads;      //!< Hd
+  int32_t token_stride;   //!< 3*Hd*D
+  int32_t head_stride;    //!< from one head to the next
+  int32_t tensor_stride;  //!< from query to key to value of a head
   int32_t out_token_stride;
   int32_t num_groups;
-  float score_scale;         //!< log2(e) times what a score, with its bias, has to be multiplied by
-  float bias_scale;          //!< what bias and mask_value are divided by score_scale for
-  float mask_value;          //!< in the units of a score
-  float pad_quant_scale;     //!< INT8: real value of a step of qkv
-  float out_scale;           //!< INT8: from steps of V to output
-  int8_t pads_attend;        //!< pad_mode 1
-  int8_t shift_pad_order;    //!< ShiftPadOrder
-  int8_t cosine;             //!< qk_mode 1
+  float score_scale;       //!< log2(e) times what a score, with its bias, has to be multiplied by
+  float bias_scale;        //!< what bias and mask_value are divided by score_scale for
+  float mask_value;        //!< in the units of a score
+  float pad_quant_scale;   //!< INT8: real value of a step of qkv
+  float out_scale;         //!< INT8: from steps of V to output
+  int8_t pads_attend;      //!< pad_mode 1
+  int8_t shift_pad_order;  //!< ShiftPadOrder
+  int8_t cosine;           //!< qk_mode 1
   int8_t out_is_int8;
   HeadGroup groups[EDGEATTN_MAX_HEAD_GROUPS];
 };

@@ -2,8 +2,8 @@
  * \file
  * \brief Turning C fragments into chunks of consecutive channels, among four lanes.
  *
- * Of a row and four tiles of 8 channels, lane c of a quad holds channels 2c and 2c + 1 of each tile.
- * To store wide words it needs all channels of tile c.
+ * Of a row and four tiles of 8 channels, lane c of a quad holds channels 2c and 2c + 1 of each
+ * tile. To store wide words it needs all channels of tile c.
  */
 #pragma once
 

@@ -3,10 +3,10 @@
  * \brief Queries in registers: the A operand of Q·Kᵀ, straight from global memory.
  *
  * An mma sums over 16 channels, and it does not matter which: it is enough that the fragments of Q
- * and K agree. So lane 4g + c holds chunk c (8 consecutive channels) of every block of 32 channels of
- * the rows g and g + 8, which it reads as one word from global memory; of K, it reads the same
- * chunk of key g as one word from shared memory. Words 0 and 1 of a chunk feed the first of two mma,
- * words 2 and 3 the second.
+ * and K agree. So lane 4g + c holds chunk c (8 consecutive channels) of every block of 32 channels
+ * of the rows g and g + 8, which it reads as one word from global memory; of K, it reads the same
+ * chunk of key g as one word from shared memory. Words 0 and 1 of a chunk feed the first of two
+ * mma, words 2 and 3 the second.
  */
 #pragma once
 
@@ -39,8 +39,8 @@ EDGEATTN_DEVICE void query_operand(QueryFragment<kHeadDim> const& query, int32_t
   a[3] = query.word[block][1][2 * step + 1];
 }
 
-/*! \brief Start loading 16 queries of a head; zeros for queries that are no tokens. They may be used
- *  after `widen_queries`: what that does would have to wait for the memory if done here.
+/*! \brief Start loading 16 queries of a head; zeros for queries that are no tokens. They may be
+ * used after `widen_queries`: what that does would have to wait for the memory if done here.
  *  \param rows  the 16 queries.
  *  \param head  in qkv. */
 template <typename T, int kHeadDim>
@@ -79,7 +79,7 @@ EDGEATTN_DEVICE void widen_queries(QueryFragment<kHeadDim>& query) {
     for (int32_t block = 0; block < kHeadDim / 32; ++block) {
       EDGEATTN_UNROLL
       for (int32_t half = 0; half < 2; ++half) {
-        uint32_t(&word)[4] = query.word[block][half];
+        uint32_t (&word)[4] = query.word[block][half];
         Vec16 const chunk = half_from_int8(word[0], word[1]);
         EDGEATTN_UNROLL
         for (int32_t w = 0; w < 4; ++w) word[w] = chunk.word[w];
@@ -96,9 +96,7 @@ EDGEATTN_DEVICE float sum_of_quad(float value) {
 }
 
 /*! \brief 1 / max(length, 1e-12) from the square of a vector's length. */
-EDGEATTN_DEVICE float inverse_length(float square) {
-  return 1.0f / fmaxf(sqrt_rn(square), 1e-12f);
-}
+EDGEATTN_DEVICE float inverse_length(float square) { return 1.0f / fmaxf(sqrt_rn(square), 1e-12f); }
 
 /*! \brief 1 / length of the queries g and g + 8. */
 template <typename T, int kHeadDim>

@@ -65,9 +65,8 @@ EDGEATTN_DEVICE void multiply_keys(QueryTile<kHeadDim, kRowTiles> const& query,
 /*! \brief Add the mask to the scores of 8 keys: -inf to keys that are none, mask_value to keys that
  *  only the shift brought together with a query. */
 template <int kHeadDim, int kRowTiles>
-EDGEATTN_DEVICE void mask_scores(QueryTile<kHeadDim, kRowTiles> const& query,
-                                 Shared<int32_t> codes, float mask_value,
-                                 float (&scores)[kRowTiles][4]) {
+EDGEATTN_DEVICE void mask_scores(QueryTile<kHeadDim, kRowTiles> const& query, Shared<int32_t> codes,
+                                 float mask_value, float (&scores)[kRowTiles][4]) {
   Vec8 const code = load((codes + 2 * (lane_index() % 4)).as<Vec8>());
   EDGEATTN_UNROLL
   for (int32_t row = 0; row < 2 * kRowTiles; ++row) {

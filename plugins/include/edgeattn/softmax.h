@@ -3,8 +3,8 @@
  * \brief Softmax over scores in registers, and its product with V.
  *
  * Keys may come in several chunks: what is kept of those before is, for each query, their largest
- * score m, and relative to it the sum of the weights and the weighted sum of the values (Milakov and
- * Gimelshein, arXiv:1805.02867).
+ * score m, and relative to it the sum of the weights and the weighted sum of the values (Milakov
+ * and Gimelshein, arXiv:1805.02867).
  *
  * The weights exp2(score_scale * (s - m)) lie in [0, 1] and are rounded to 16 bits for the tensor
  * cores, which also add them up: V has a column of ones, so to speak. So numerator and denominator

@@ -8,9 +8,9 @@
  * a few integers; each row is worked out once per CTA.
  *
  * **Who sees whom.** A key has a code, a query an interval of codes, both a pair of 16-bit numbers
- * (rows, cols). The key takes part iff it lies in the interval on both axes. In block mode the codes
- * are the labels and the interval is one label; in neighborhood mode they are places in the box of
- * keys. kNoKey lies in no interval.
+ * (rows, cols). The key takes part iff it lies in the interval on both axes. In block mode the
+ * codes are the labels and the interval is one label; in neighborhood mode they are places in the
+ * box of keys. kNoKey lies in no interval.
  *
  * **Bias.** The sum of a query's and a key's term is the entry in the table of bias_layout.h.
  */

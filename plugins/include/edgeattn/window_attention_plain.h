@@ -2,8 +2,9 @@
  * \file
  * \brief The FP32 kernel: plain arithmetic, any head_dim up to 256.
  *
- * The reference among the kernels: no tensor cores, no approximate functions. A CTA takes 16 queries
- * of one window and head, 4 for each warp, and walks over the keys, 32 at a time, one for each lane.
+ * The reference among the kernels: no tensor cores, no approximate functions. A CTA takes 16
+ * queries of one window and head, 4 for each warp, and walks over the keys, 32 at a time, one for
+ * each lane.
  */
 #pragma once
 
@@ -45,7 +46,8 @@ EDGEATTN_DEVICE T sum_of_warp(T value) {
 }
 
 EDGEATTN_DEVICE float max_of_warp(float value) {
-  for (int32_t mask = 1; mask < kWarpLanes; mask *= 2) value = fmaxf(value, shuffle_xor(value, mask));
+  for (int32_t mask = 1; mask < kWarpLanes; mask *= 2)
+    value = fmaxf(value, shuffle_xor(value, mask));
   return value;
 }
 

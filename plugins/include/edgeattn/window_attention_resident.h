@@ -82,8 +82,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   int32_t const keys = window_keys(group);
   int32_t const queries = window_queries(group, kTileQueries);
   Shared<unsigned char> const shared = shared_memory();
-  SharedLayout const layout =
-      resident_layout(group, Tile::kRowBytes, kTileQueries, params.cosine);
+  SharedLayout const layout = resident_layout(group, Tile::kRowBytes, kTileQueries, params.cosine);
   KeyValueTiles const tiles{shared, item.windows * keys, item.heads};
 
   build_rows(params, item, layout, kTileQueries);
@@ -129,23 +128,22 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
         load((shared + layout.first_masked).as<int32_t>() + position.window);
     Shared<unsigned char> const window_tile =
         tiles.begin + (2 * position.head * tiles.rows + window_row) * Tile::kRowBytes;
-    Shared<float> const lengths = (shared + layout.inverse_lengths).as<float>() +
-                                  (position.head * tiles.rows + window_row);
+    Shared<float> const lengths =
+        (shared + layout.inverse_lengths).as<float>() + (position.head * tiles.rows + window_row);
 
     RowState<kHeadDim> state[kRowTiles];
     EDGEATTN_UNROLL
     for (int32_t r = 0; r < kRowTiles; ++r) reset(state[r]);
     position.advance(kWarps, query_tiles, item.windows);
     for (int32_t first = 0; first < key_tiles; first += chunk_tiles) {
-      KeyChunk const chunk{
-          window_tile + 16 * first * Tile::kRowBytes,
-          window_tile + (tiles.rows + 16 * first) * Tile::kRowBytes,
-          lengths + 16 * first,
-          (shared + layout.key_bias).as<int32_t>() + (window_row + 16 * first),
-          (shared + layout.key_codes).as<int32_t>() + (window_row + 16 * first),
-          key_tiles - first < chunk_tiles ? key_tiles - first : chunk_tiles,
-          first_masked - first,
-          outside_value(params, group)};
+      KeyChunk const chunk{window_tile + 16 * first * Tile::kRowBytes,
+                           window_tile + (tiles.rows + 16 * first) * Tile::kRowBytes,
+                           lengths + 16 * first,
+                           (shared + layout.key_bias).as<int32_t>() + (window_row + 16 * first),
+                           (shared + layout.key_codes).as<int32_t>() + (window_row + 16 * first),
+                           key_tiles - first < chunk_tiles ? key_tiles - first : chunk_tiles,
+                           first_masked - first,
+                           outside_value(params, group)};
       Scores<kRowTiles, kKeyTiles> scores;
       compute_scores<T, false>(params, bias, query, chunk, scores);
       // The registers of these queries are free: load the next ones while the softmax is on.

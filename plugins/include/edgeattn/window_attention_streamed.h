@@ -19,8 +19,8 @@
 
 namespace edgeattn {
 
-/*! \brief Attention of windows of any size. The registers hold scores of kRowTiles * 16 queries with
- *  a chunk of kKeyTiles * 16 keys. */
+/*! \brief Attention of windows of any size. The registers hold scores of kRowTiles * 16 queries
+ * with a chunk of kKeyTiles * 16 keys. */
 template <typename T, int kHeadDim, int kRowTiles, int kKeyTiles, int kMinCtas>
 EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     window_attention_streamed_kernel(EDGEATTN_GRID_CONSTANT AttentionParams const params) {
@@ -52,8 +52,8 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     return KeyValueTiles{shared + stage, kChunkKeys, 1};
   };
   auto const start_keys = [&](int32_t chunk) {
-    loader.start(tiles_of(chunk), (shared + layout.key_tokens).as<int32_t>() +
-                                      chunk % kRowStages * kChunkKeys);
+    loader.start(tiles_of(chunk),
+                 (shared + layout.key_tokens).as<int32_t>() + chunk % kRowStages * kChunkKeys);
   };
 
   for (int32_t row = thread_index(); row < kBlockQueries; row += kThreads) {
@@ -83,7 +83,8 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   for (int32_t i = 0; i < chunks; ++i) {
     copy_async_wait<0>();
     loader.finish(tiles_of(i));
-    sync_cta();  // chunk i of all threads is there; all are done with chunk i - 1, whose place is free
+    sync_cta();  // chunk i of all threads is there; all are done with chunk i - 1, whose place is
+                 // free
     if (i + 1 < chunks) start_keys(i + 1);
     if (i + 2 < chunks) build_keys(i + 2);
     if (params.cosine) {

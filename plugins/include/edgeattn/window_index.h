@@ -57,8 +57,7 @@ EDGEATTN_HOST_DEVICE bool block_window_is_mixed(Axis const& axis, int32_t length
                                                 int32_t a) {
   int32_t const padded = axis.num_windows * axis.window;
   int32_t const shift_of_padding = order == kPadThenRoll ? axis.shift : 0;
-  bool const has_padding =
-      padded > length && (a + 1) * axis.window > length - shift_of_padding;
+  bool const has_padding = padded > length && (a + 1) * axis.window > length - shift_of_padding;
   return has_padding || (axis.shift > 0 && a == axis.num_windows - 1);
 }
 
@@ -109,8 +108,7 @@ EDGEATTN_HOST_DEVICE NeighborhoodTile neighborhood_tile(Axis const& axis, int32_
   int32_t const residue = a - tile * axis.stride;
   int32_t const tokens = ceil_div(length - residue, axis.stride);
   int32_t const first_query = tile * axis.queries;
-  return {residue, tokens, first_query,
-          neighbours(axis.window, causal, tokens, first_query).first};
+  return {residue, tokens, first_query, neighbours(axis.window, causal, tokens, first_query).first};
 }
 
 /*! \brief The token with index j of the tile's class. */

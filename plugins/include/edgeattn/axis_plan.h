@@ -1,10 +1,19 @@
-#include "axis_plan.h"
+/*!
+ * \file
+ * \brief How the axes of a map are cut into windows, or into tiles of queries.
+ */
+#pragma once
+
+#include <stdint.h>
 
 #include <algorithm>
 
+#include "edgeattn/window_index.h"
+
 namespace edgeattn {
 
-Axis plan_window_axis(int32_t length, int32_t window, int32_t shift, Mode mode) {
+/*! \brief A window of `window` tokens (0: the whole axis) on an axis of block or grid mode. */
+inline Axis plan_window_axis(int32_t length, int32_t window, int32_t shift, Mode mode) {
   Axis axis{};
   axis.window = window == 0 ? length : window;
   axis.num_windows = ceil_div(length, axis.window);
@@ -15,8 +24,11 @@ Axis plan_window_axis(int32_t length, int32_t window, int32_t shift, Mode mode) 
   return axis;
 }
 
-void plan_neighborhood_axes(int32_t const (&length)[2], int32_t const* window,
-                            int32_t const* dilation, int32_t tile_queries, Axis (&axis)[2]) {
+/*! \brief Both axes of neighborhood mode: tiles of about `tile_queries` queries, as square as the
+ *  map allows, for then they share most of their keys.
+ *  \param window, dilation  [2] */
+inline void plan_neighborhood_axes(int32_t const (&length)[2], int32_t const* window,
+                                   int32_t const* dilation, int32_t tile_queries, Axis (&axis)[2]) {
   int32_t tokens[2];  // of the largest residue class
   for (int32_t i = 0; i < 2; ++i) {
     axis[i] = Axis{};
