@@ -7,8 +7,8 @@ namespace edgeattn::emulator {
 namespace {
 
 constexpr int32_t kBanks = 32;
-constexpr int32_t kBankBytes = 4;
-constexpr int32_t kPhaseBytes = kBanks * kBankBytes;
+constexpr uint32_t kBankBytes = 4;
+constexpr int32_t kPhaseBytes = 128;
 constexpr int32_t kLanes = 32;
 
 // Beyond these, accesses between two collectives are not counted, lanes not matched: a kernel that
@@ -16,36 +16,44 @@ constexpr int32_t kLanes = 32;
 constexpr int32_t kMostAccesses = 1 << 14;
 constexpr int32_t kFarthestMatch = 64;
 
+// Words that the busiest bank has to give to some lanes.
+int32_t busiest_bank(int32_t const* offset_bytes, uint32_t lanes, int32_t bytes) {
+  uint32_t words[kLanes][kBanks];  // the distinct ones of each bank
+  int32_t num_words[kBanks] = {};
+  int32_t busiest = 0;
+  for (; lanes != 0; lanes &= lanes - 1) {
+    uint32_t const offset = static_cast<uint32_t>(offset_bytes[__builtin_ctz(lanes)]);
+    uint32_t const last_word = (offset + static_cast<uint32_t>(bytes) - 1) / kBankBytes;
+    for (uint32_t word = offset / kBankBytes; word <= last_word; ++word) {
+      uint32_t const bank = word % kBanks;
+      int32_t i = 0;
+      while (i < num_words[bank] && words[i][bank] != word) ++i;
+      if (i < num_words[bank]) continue;
+      words[i][bank] = word;
+      num_words[bank] = i + 1;
+      busiest = std::max(busiest, i + 1);
+    }
+  }
+  return busiest;
+}
+
+bool are_contiguous(int32_t const* offset_bytes, int32_t bytes) {
+  int32_t gaps = 0;
+  for (int32_t lane = 1; lane < kLanes; ++lane) {
+    gaps |= offset_bytes[lane] - offset_bytes[lane - 1] - bytes;
+  }
+  return gaps == 0;
+}
+
 }  // namespace
 
 int32_t extra_wavefronts(int32_t const* offset_bytes, uint32_t lanes, int32_t bytes) {
-  bool contiguous = lanes == 0xffffffffu;
-  bool equal = true;
-  for (int32_t lane = 0; lane < kLanes; ++lane) {
-    if ((lanes >> lane & 1u) == 0) continue;
-    contiguous = contiguous && offset_bytes[lane] == offset_bytes[0] + lane * bytes;
-    equal = equal && offset_bytes[lane] == offset_bytes[__builtin_ctz(lanes)];
-  }
-  if (contiguous || equal) return 0;
-
-  int32_t const lanes_per_phase = bytes <= kBankBytes ? kLanes : kPhaseBytes / bytes;
+  if (lanes == 0xffffffffu && are_contiguous(offset_bytes, bytes)) return 0;
+  int32_t const lanes_per_phase = bytes <= 4 ? kLanes : kPhaseBytes / bytes;
+  uint32_t const phase = 0xffffffffu >> (kLanes - lanes_per_phase);
   int32_t extra = 0;
   for (int32_t first = 0; first < kLanes; first += lanes_per_phase) {
-    int32_t words[kBanks][kLanes];  // the distinct words of each bank
-    int32_t num_words[kBanks] = {};
-    int32_t busiest = 0;
-    for (int32_t lane = first; lane < first + lanes_per_phase; ++lane) {
-      if ((lanes >> lane & 1u) == 0) continue;
-      int32_t const last_word = (offset_bytes[lane] + bytes - 1) / kBankBytes;
-      for (int32_t word = offset_bytes[lane] / kBankBytes; word <= last_word; ++word) {
-        int32_t* const begin = words[word % kBanks];
-        int32_t& count = num_words[word % kBanks];
-        if (std::find(begin, begin + count, word) != begin + count) continue;
-        begin[count++] = word;
-        busiest = std::max(busiest, count);
-      }
-    }
-    extra += std::max(busiest - 1, 0);
+    extra += std::max(busiest_bank(offset_bytes, lanes & phase << first, bytes) - 1, 0);
   }
   return extra;
 }

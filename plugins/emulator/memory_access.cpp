@@ -31,9 +31,8 @@ bool lies_in_shared_memory(Thread const& thread, char const* verb, int32_t offse
   return true;
 }
 
-void judge(Fault const& fault, Thread const& thread, char const* verb, int32_t offset_bytes,
-           int32_t bytes, Place place) {
-  if (__builtin_expect(fault.kind == Fault::kNone, 1)) return;
+void tell_fault(Fault const& fault, Thread const& thread, char const* verb, int32_t offset_bytes,
+                int32_t bytes, Place place) {
   char const* const who = fault.thread < 0 ? "threads of several warps" : "thread";
   char number[16] = "";
   if (fault.thread >= 0) snprintf(number, sizeof(number), " %d", fault.thread);
@@ -130,8 +129,8 @@ void const* read_shared(int32_t offset_bytes, int32_t bytes, Place place) {
   constexpr char const* kVerb = "reads";
   Thread& thread = current();
   if (!lies_in_shared_memory(thread, kVerb, offset_bytes, bytes, place)) return kZeros;
-  Fault const fault = machine->shared.read(machine->accessor(thread), offset_bytes, bytes);
-  judge(fault, thread, kVerb, offset_bytes, bytes, place);
+  Fault const* const fault = machine->shared.read(machine->accessor(thread), offset_bytes, bytes);
+  if (fault != nullptr) tell_fault(*fault, thread, kVerb, offset_bytes, bytes, place);
   thread.warp->accesses.note(thread.lane, SharedAccess::kLoad, offset_bytes, bytes, place);
   return machine->shared.data() + offset_bytes;
 }
@@ -140,8 +139,8 @@ void* write_shared(int32_t offset_bytes, int32_t bytes, Place place) {
   constexpr char const* kVerb = "writes";
   Thread& thread = current();
   if (!lies_in_shared_memory(thread, kVerb, offset_bytes, bytes, place)) return discarded;
-  Fault const fault = machine->shared.write(machine->accessor(thread), offset_bytes, bytes);
-  judge(fault, thread, kVerb, offset_bytes, bytes, place);
+  Fault const* const fault = machine->shared.write(machine->accessor(thread), offset_bytes, bytes);
+  if (fault != nullptr) tell_fault(*fault, thread, kVerb, offset_bytes, bytes, place);
   thread.warp->accesses.note(thread.lane, SharedAccess::kStore, offset_bytes, bytes, place);
   return machine->shared.data() + offset_bytes;
 }
@@ -152,8 +151,8 @@ unsigned char const* read_matrix_row(Thread const& thread, int32_t offset_bytes,
   if (!lies_in_shared_memory(thread, kVerb, offset_bytes, kBytes, place)) return kZeros;
   Accessor who = machine->accessor(thread);
   who.lanes = kAllLanes;
-  judge(machine->shared.read(who, offset_bytes, kBytes), thread, kVerb, offset_bytes, kBytes,
-        place);
+  Fault const* const fault = machine->shared.read(who, offset_bytes, kBytes);
+  if (fault != nullptr) tell_fault(*fault, thread, kVerb, offset_bytes, kBytes, place);
   return machine->shared.data() + offset_bytes;
 }
 
@@ -196,8 +195,9 @@ void copy_async(int32_t to_offset_bytes, uintptr_t from, int32_t region, int32_t
     void const* const source = readable_global(from, region, bytes_read, bytes, place);
     if (source != nullptr) memcpy(copied, source, static_cast<size_t>(bytes_read));
   }
-  Fault const fault = machine->shared.begin_copy(machine->accessor(thread), to_offset_bytes, bytes);
-  judge(fault, thread, kVerb, to_offset_bytes, bytes, place);
+  Fault const* const fault =
+      machine->shared.begin_copy(machine->accessor(thread), to_offset_bytes, bytes);
+  if (fault != nullptr) tell_fault(*fault, thread, kVerb, to_offset_bytes, bytes, place);
   memcpy(machine->shared.data() + to_offset_bytes, copied, static_cast<size_t>(bytes));
   thread.copies.push_back({to_offset_bytes, bytes, thread.copy_group});
   thread.warp->accesses.note(thread.lane, SharedAccess::kCopy, to_offset_bytes, bytes, place);

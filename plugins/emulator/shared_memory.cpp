@@ -48,26 +48,29 @@ void SharedMemory::visit(int32_t begin, int32_t end, Judge const& judge) {
   }
 }
 
-Fault SharedMemory::read(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
-  Fault fault;
+Fault const* SharedMemory::read(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  Fault const* fault = nullptr;
   visit<0, false>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t offset) {
-    note(fault, read(cell, who), offset, cell, who);
+    Fault::Kind const kind = read(cell, who);
+    if (kind != Fault::kNone && fault == nullptr) fault = note(kind, offset, cell, who);
   });
   return fault;
 }
 
-Fault SharedMemory::write(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
-  Fault fault;
+Fault const* SharedMemory::write(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  Fault const* fault = nullptr;
   visit<0, true>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t offset) {
-    note(fault, write(cell, who), offset, cell, who);
+    Fault::Kind const kind = write(cell, who);
+    if (kind != Fault::kNone && fault == nullptr) fault = note(kind, offset, cell, who);
   });
   return fault;
 }
 
-Fault SharedMemory::begin_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
-  Fault fault;
+Fault const* SharedMemory::begin_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes) {
+  Fault const* fault = nullptr;
   visit<0, true>(offset_bytes, offset_bytes + bytes, [&](Cell& cell, int32_t offset) {
-    note(fault, write(cell, who), offset, cell, who);
+    Fault::Kind const kind = write(cell, who);
+    if (kind != Fault::kNone && fault == nullptr) fault = note(kind, offset, cell, who);
     cell.in_flight = true;
   });
   return fault;
@@ -125,16 +128,16 @@ inline bool SharedMemory::after_reads(Cell const& cell, Accessor const& who) con
   return cell.read_step != who.step || (cell.read_lanes & ~who.lanes) == 0;
 }
 
-inline void SharedMemory::note(Fault& fault, Fault::Kind kind, int32_t offset_bytes,
-                               Cell const& cell, Accessor const& who) {
-  if (__builtin_expect(kind == Fault::kNone || fault.kind != Fault::kNone, 1)) return;
-  fault = {kind, offset_bytes, -1};
-  if (kind == Fault::kInFlight || kind == Fault::kRacesWrite) fault.thread = cell.writer;
+Fault const* SharedMemory::note(Fault::Kind kind, int32_t offset_bytes, Cell const& cell,
+                                Accessor const& who) {
+  fault_ = {kind, offset_bytes, -1};
+  if (kind == Fault::kInFlight || kind == Fault::kRacesWrite) fault_.thread = cell.writer;
   if (kind == Fault::kRacesRead && cell.read_warp != kSeveralWarps) {
     uint32_t const others =
         cell.read_warp == who.warp ? cell.read_lanes & ~who.lanes : cell.read_lanes;
-    fault.thread = cell.read_warp * 32 + __builtin_ctz(others);
+    fault_.thread = cell.read_warp * 32 + __builtin_ctz(others);
   }
+  return &fault_;
 }
 
 }  // namespace edgeattn::emulator

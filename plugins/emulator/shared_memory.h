@@ -31,10 +31,10 @@ struct Accessor {
 
 /*! \brief Why an access is wrong. */
 struct Fault {
-  enum Kind : uint8_t { kNone, kUnwritten, kInFlight, kRacesWrite, kRacesRead };
-  Kind kind = kNone;
-  int32_t offset_bytes = 0;  //!< of the first byte concerned
-  int32_t thread = -1;       //!< the one that accessed it before; -1: several
+  enum Kind : int32_t { kNone, kUnwritten, kInFlight, kRacesWrite, kRacesRead };
+  Kind kind;
+  int32_t offset_bytes;  //!< of the first byte concerned
+  int32_t thread;        //!< the one that accessed it before; -1: several
 };
 
 class SharedMemory {
@@ -46,11 +46,12 @@ class SharedMemory {
   int32_t bytes() const { return bytes_; }
   unsigned char* data() const { return data_; }
 
-  Fault read(Accessor const& who, int32_t offset_bytes, int32_t bytes);
-  Fault write(Accessor const& who, int32_t offset_bytes, int32_t bytes);
+  // What is wrong with an access, or null.
+  Fault const* read(Accessor const& who, int32_t offset_bytes, int32_t bytes);
+  Fault const* write(Accessor const& who, int32_t offset_bytes, int32_t bytes);
 
   /*! \brief A write that takes until finish_copy; in between the bytes are nobody's. */
-  Fault begin_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes);
+  Fault const* begin_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes);
   void finish_copy(Accessor const& who, int32_t offset_bytes, int32_t bytes);
 
  private:
@@ -78,8 +79,7 @@ class SharedMemory {
   Fault::Kind write(Cell& cell, Accessor const& who) const;
   bool after_write(Cell const& cell, Accessor const& who) const;
   bool after_reads(Cell const& cell, Accessor const& who) const;
-  static void note(Fault& fault, Fault::Kind kind, int32_t offset_bytes, Cell const& cell,
-                   Accessor const& who);
+  Fault const* note(Fault::Kind kind, int32_t offset_bytes, Cell const& cell, Accessor const& who);
 
   int32_t bytes_ = 0;
   unsigned char* data_ = nullptr;    // aligned to 128 bytes, as on the device
@@ -87,6 +87,7 @@ class SharedMemory {
   uint32_t first_epoch_of_cta_ = 0;  // what was written before counts as not written
   std::vector<unsigned char> storage_;
   std::vector<Cell> cells_[kLevels];
+  Fault fault_{};  // the last one
 };
 
 }  // namespace edgeattn::emulator
