@@ -59,6 +59,46 @@ class KernelResources:
         return sum(number for name, number in self.instructions.items() if matches(name))
 
 
+@dataclass(frozen=True)
+class KernelForm:
+    """Which of the attention kernels a compiled one is.
+
+    Attributes:
+        element: Type of the tensors.
+        head_dim: Channels of a head that it is made for; 0 for any.
+        variant: Name of the variant, as in `plugins/launch/variants.h`.
+    """
+
+    element: str
+    head_dim: int
+    variant: str
+
+
+_ELEMENTS = {"half_t": "float16", "bf16_t": "bfloat16", "signed char": "int8", "int8_t": "int8"}
+# Tiles of 16 queries and of 16 keys that a warp holds.
+_RESIDENT_VARIANTS = {(1, 4): "small tiles", (2, 4): "wide tiles", (1, 16): "one pass"}
+_FUSED = re.compile(r"window_attention_(resident|streamed)_kernel<(.+), (\d+), (\d+), (\d+), \d+>")
+
+
+def form_of(kernel: KernelResources) -> KernelForm:
+    """Tell by a kernel's name which one it is.
+
+    Raises:
+        PluginError: If it has no such name.
+    """
+    fused = _FUSED.search(kernel.name)
+    if fused:
+        kind, element, head_dim, rows, keys = fused.groups()
+        tiles = (int(rows), int(keys))
+        variant = "streamed" if kind == "streamed" else _RESIDENT_VARIANTS.get(tiles)
+        name = _ELEMENTS.get(element.removeprefix("edgeattn::"))
+        if variant and name:
+            return KernelForm(name, int(head_dim), variant)
+    elif "window_attention_plain_kernel" in kernel.name:
+        return KernelForm("float32", 0, "plain")
+    raise PluginError(f"{kernel.name} in {kernel.file} is none of the attention kernels")
+
+
 def compile_kernels(
     source: Path, files: Sequence[str], architecture: int, folder: Path, nvcc: Nvcc
 ) -> list[KernelResources]:

@@ -1,0 +1,156 @@
+"""What the compiled kernels are made of, for each GPU: no GPU is needed to see a spill.
+
+The normal run compiles a few files for Orin, the slow one everything for every architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeattn.plugin.kernels import Emulator
+from edgeattn.plugin.resources import KernelResources, compile_kernels, form_of, resident_ctas
+from edgeattn.plugin.source import plugin_source
+from edgeattn.plugin.toolchain import find_cuda_program, require_nvcc
+from edgeattn.spec import AttentionSpec, HeadGroup
+from edgeattn.targets import SMS
+
+pytestmark = pytest.mark.nvcc
+
+FILES = sorted(path.name for path in (plugin_source() / "launch").glob("*.cu"))
+THREADS = 128
+ORIN = SMS[87]
+# Ids of `plugins/launch/variants.h`.
+VARIANT_IDS = {"plain": 1, "small tiles": 2, "wide tiles": 3, "one pass": 4, "streamed": 5}
+# Windows whose sizes are at, below and above multiples of the tiles; one not square, one streamed.
+WINDOWS = ((4, 4), (7, 7), (8, 8), (12, 12), (14, 14), (16, 16), (7, 28), (24, 24))
+
+
+def compiled(files: Sequence[str], architecture: int, folder: Path) -> list[KernelResources]:
+    """Compile files of `plugins/launch`, or skip where the machine code cannot be read."""
+    if find_cuda_program("cuobjdump") is None:
+        pytest.skip("needs cuobjdump: pip install edgeattn[cuda]")
+    return compile_kernels(plugin_source(), files, architecture, folder, require_nvcc())
+
+
+def faults(kernel: KernelResources) -> list[str]:
+    """List what a kernel must not have, or lacks."""
+    found = []
+    if kernel.stack_bytes or kernel.spill_bytes or kernel.count(r"(LDL|STL).*"):
+        found.append(f"{kernel.stack_bytes} bytes of local memory, {kernel.spill_bytes} spilt")
+    if kernel.registers > 255:
+        found.append(f"{kernel.registers} registers")
+    if form_of(kernel).element == "float32":
+        return found  # plain on purpose: exact, for any head_dim
+    if not kernel.count(r"(HMMA|IMMA)\..*"):
+        found.append("no matrix instruction")
+    if not kernel.count(r"LDGSTS\..*\.128(\..*)?"):
+        found.append("no copy of 16 bytes into shared memory")
+    if not kernel.count(r"STG\..*\.128(\..*)?"):
+        found.append("no store of 16 bytes")
+    if not kernel.count(r"LDSM\..*"):
+        found.append("no ldmatrix")
+    return found
+
+
+def all_faults(kernels: Sequence[KernelResources]) -> dict[str, list[str]]:
+    listed = {f"{kernel.name} for sm_{kernel.architecture}": faults(kernel) for kernel in kernels}
+    return {name: found for name, found in listed.items() if found}
+
+
+@pytest.fixture(scope="module")
+def orin(tmp_path_factory: pytest.TempPathFactory) -> list[KernelResources]:
+    """The kernels of two files for Orin: what most models use."""
+    return compiled(["fused_f16_d32.cu", "fused_int8_d64.cu"], 87, tmp_path_factory.mktemp("sm_87"))
+
+
+def test_each_file_holds_the_kernels_that_its_name_says(orin: list[KernelResources]) -> None:
+    fused = {"small tiles", "wide tiles", "one pass", "streamed"}
+    found: dict[str, set[tuple[str, int, str]]] = {}
+    for kernel in orin:
+        form = form_of(kernel)
+        found.setdefault(kernel.file, set()).add((form.element, form.head_dim, form.variant))
+    assert found == {
+        "fused_f16_d32.cu": {("float16", 32, variant) for variant in fused},
+        "fused_int8_d64.cu": {("int8", 64, variant) for variant in fused},
+    }
+
+
+def test_the_kernels_for_orin_spill_nothing_and_move_16_bytes_at_a_time(
+    orin: list[KernelResources],
+) -> None:
+    assert not all_faults(orin)
+
+
+def test_a_fault_is_seen(orin: list[KernelResources]) -> None:
+    kernel = next(kernel for kernel in orin if not faults(kernel))
+    named = ("LDGSTS", "STG", "LDSM", "MMA")
+    without = [
+        {name: n for name, n in kernel.instructions.items() if part not in name} for part in named
+    ]
+    assert all(faults(replace(kernel, instructions=instructions)) for instructions in without)
+    assert faults(replace(kernel, instructions={**kernel.instructions, "LDL.LU": 1}))
+    assert faults(replace(kernel, stack_bytes=8))
+    assert faults(replace(kernel, spill_bytes=8))
+
+
+def planned_shared_bytes(
+    emulator: Emulator, element: str, head_dim: int, window: tuple[int, int], variant: int
+) -> int | None:
+    """Ask for the dynamic shared memory of a launch; `None` if the variant does not serve it."""
+    scales = {"qkv_quant_scale": 0.03, "out_quant_scale": 0.02} if element == "int8" else {}
+    spec = AttentionSpec(head_dim, 4, (HeadGroup(4, window),), has_bias=True, **scales)
+    # As many windows as one CTA may take, if they are small.
+    across = 2 if window[0] * window[1] <= 64 else 1
+    height, width = across * window[0], across * window[1]
+    if variant not in emulator.variants(spec, element, element, (1, height, width)):
+        return None
+    bits = "uint16" if element == "bfloat16" else element
+    tensors = {
+        "qkv": np.zeros((1, height, width, spec.qkv_channels), bits),
+        "bias_table": np.zeros(spec.bias_entries, np.float32),
+    }
+    emulator.take_statistics()
+    emulator.run(spec, tensors, variant=variant)
+    return int(emulator.take_statistics()["shared_bytes_per_cta"])
+
+
+def lonely(emulator: Emulator, kernels: Sequence[KernelResources]) -> list[str]:
+    """List the kernels for Orin of which an SM does not hold two CTAs."""
+    found = []
+    planned: dict[tuple[str, int, str, tuple[int, int]], int | None] = {}
+    for kernel in kernels:
+        form = form_of(kernel)
+        for window in WINDOWS:
+            key = (form.element, form.head_dim or 32, form.variant, window)
+            if key not in planned:
+                variant = VARIANT_IDS[form.variant]
+                planned[key] = planned_shared_bytes(emulator, *key[:2], window, variant)
+            shared = (planned[key] or 0) + kernel.static_shared_bytes
+            if resident_ctas(ORIN, kernel.registers, shared, THREADS) < 2:
+                found.append(f"{kernel.name}, window {window}: {shared} bytes")
+    served = {key[:3] for key, shared in planned.items() if shared is not None}
+    assert served == {key[:3] for key in planned}
+    return found
+
+
+def test_two_ctas_share_an_sm_of_orin(emulator: Emulator, orin: list[KernelResources]) -> None:
+    assert not lonely(emulator, orin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", SMS)
+def test_no_kernel_of_any_gpu_has_a_fault(
+    architecture: int, emulator: Emulator, tmp_path: Path
+) -> None:
+    kernels = compiled(FILES, architecture, tmp_path)
+    assert {kernel.architecture for kernel in kernels} == {architecture}
+    elements = {form_of(kernel).element for kernel in kernels}
+    assert elements == {"float32", "float16", "bfloat16", "int8"}
+    assert not all_faults(kernels)
+    if architecture == 87:
+        assert not lonely(emulator, kernels)
