@@ -150,6 +150,10 @@ EDGEATTN_KERNEL void two_kinds_kernel(Nothing) {
   }
 }
 
+EDGEATTN_KERNEL void one_line_kernel(Nothing) {
+  lane_index() < 16 ? static_cast<void>(warp_any(true)) : sync_warp();
+}
+
 EDGEATTN_KERNEL void two_cta_barriers_kernel(Nothing) {
   if (warp_index() == 0) {
     sync_cta();
@@ -173,6 +177,7 @@ EDGEATTN_TEST(lanes_that_meet_at_different_places_are_caught) {
   EDGEATTN_CHECK_CAUGHT("comes to sync_warp while lanes of its warp wait at sync_warp (emulator_",
                         two_branches_kernel, Nothing{}, kShape, {});
   EDGEATTN_CHECK_CAUGHT("of its warp wait at", two_kinds_kernel, Nothing{}, kShape, {});
+  EDGEATTN_CHECK_CAUGHT("of its warp wait at", one_line_kernel, Nothing{}, kShape, {});
 }
 
 EDGEATTN_TEST(warps_that_meet_at_different_places_are_caught) {

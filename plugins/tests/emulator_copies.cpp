@@ -64,6 +64,7 @@ enum Bug {
   kNoWait,
   kNoCommit,
   kWaitForTooFew,
+  kBarrierBeforeWait,
   kNoBarrier,
   kWriteInFlight,
   kCopyTwice,
@@ -90,20 +91,19 @@ EDGEATTN_KERNEL void two_groups_kernel(Buffers p) {
   Shared<unsigned char> second = own_slot() + 1024;
   if (kBug == kOutsideOfShared && thread_index() == 63) second = second + 16;
   copy_async<16>(first, from, bytes);
-  if (kBug != kNoCommit) copy_async_commit();
+  if (kBug != kNoCommit || thread_index() != 0) copy_async_commit();
   if (kBug == kWriteInFlight) store(first.as<int32_t>(), 1);
   copy_async<16>(kBug == kCopyTwice ? first : second, from, 16);
   copy_async_commit();
   if (kBug == kNeverWaited) return;
-  if (kBug == kNoCommit) {
-    copy_async_wait<1>();
-  } else if (kBug == kWaitForTooFew) {
+  if (kBug == kBarrierBeforeWait) sync_cta();
+  if (kBug == kWaitForTooFew && thread_index() == 0) {
     copy_async_wait<2>();
-  } else if (kBug != kNoWait) {
+  } else if (kBug != kNoWait || thread_index() != 0) {
     copy_async_wait<1>();  // the first group is there
   }
   load(first.as<Vec16>());
-  if (kBug != kNoBarrier) sync_cta();
+  if (kBug != kNoBarrier && kBug != kBarrierBeforeWait) sync_cta();
   load((shared_memory() + (thread_index() ^ 32) * 16).as<Vec16>());
   if (kBug != kOverwriteUnread) sync_cta();
   copy_async<16>(first, from, 0);
@@ -125,12 +125,37 @@ void check_caught(char const* text) {
 }
 
 EDGEATTN_TEST(reads_of_what_is_in_flight_are_caught) {
-  check_caught<kNoWait>("is in flight");
-  check_caught<kNoCommit>("is in flight");
-  check_caught<kWaitForTooFew>("is in flight");
+  char const* const text =
+      "thread 0 (warp 0, lane 0) of CTA 0 reads 16 bytes at shared offset 0; of byte 0: a "
+      "copy_async of thread 0 to it is in flight";
+  check_caught<kNoWait>(text);
+  check_caught<kNoCommit>(text);
+  check_caught<kWaitForTooFew>(text);
 }
 
-EDGEATTN_TEST(what_another_thread_copied_needs_a_barrier) { check_caught<kNoBarrier>("of byte"); }
+EDGEATTN_TEST(what_another_thread_copied_needs_a_barrier_after_its_wait) {
+  check_caught<kNoBarrier>("of byte");
+  check_caught<kBarrierBeforeWait>("of byte");
+}
+
+// The shuffle lets all waits come first, and orders nothing.
+template <bool kBarrierAfterWait>
+EDGEATTN_KERNEL void late_wait_kernel(Buffers p) {
+  copy_async<16>(own_slot(), Global<unsigned char const>(p.source), 16);
+  copy_async_commit();
+  if (!kBarrierAfterWait) sync_cta();
+  copy_async_wait<0>();
+  shuffle_xor(1, 1);
+  if (kBarrierAfterWait) sync_cta();
+  load((shared_memory() + (thread_index() ^ 1) * 16).as<Vec16>());
+}
+
+EDGEATTN_TEST(copies_count_as_written_when_they_are_waited_for) {
+  Memory memory;
+  EDGEATTN_CHECK_CLEAN(late_wait_kernel<true>, memory.buffers(), kShape, memory.regions());
+  EDGEATTN_CHECK_CAUGHT("no barrier came since thread", late_wait_kernel<false>, memory.buffers(),
+                        kShape, memory.regions());
+}
 
 EDGEATTN_TEST(writes_to_what_is_in_flight_are_caught) {
   check_caught<kWriteInFlight>("writes 4 bytes at shared offset");

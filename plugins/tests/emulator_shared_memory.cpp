@@ -215,6 +215,14 @@ EDGEATTN_KERNEL void overwrite_broadcast_kernel(Nothing) {
   if (thread_index() == 0) store(words(), 2);
 }
 
+EDGEATTN_TEST(overwriting_what_several_lanes_read_needs_a_barrier) {
+  EDGEATTN_CHECK_CLEAN(overwrite_broadcast_kernel<kSyncWarp>, Nothing{}, kOneWarp, {});
+  EDGEATTN_CHECK_CAUGHT(
+      "thread 0 (warp 0, lane 0) of CTA 0 writes 4 bytes at shared offset 0; of "
+      "byte 0: no barrier came since thread 1 read it",
+      overwrite_broadcast_kernel<kShuffle>, Nothing{}, kOneWarp, {});
+}
+
 EDGEATTN_TEST(overwriting_what_several_warps_read_needs_a_barrier) {
   EDGEATTN_CHECK_CLEAN(overwrite_broadcast_kernel<kSyncCta>, Nothing{}, kTwoWarps, {});
   EDGEATTN_CHECK_CAUGHT("no barrier came", overwrite_broadcast_kernel<kSyncWarp>, Nothing{},

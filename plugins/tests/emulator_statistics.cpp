@@ -125,6 +125,19 @@ EDGEATTN_TEST(equal_words_do_not_conflict) {
   check_conflicts(load_kernel<half_t>, {64, 32}, "load", 31);
 }
 
+// Every bank that is used gives three words, some of them to several lanes.
+EDGEATTN_KERNEL void repeated_words_kernel(Pattern) {
+  constexpr int32_t kWords[] = {0, 32, 0, 64};
+  if (lane_index() < 3) store(shared_memory().as<float>() + lane_index() * 32, 0.0f);
+  sync_warp();
+  load(shared_memory().as<float>() + kWords[lane_index() % 4]);
+}
+
+EDGEATTN_TEST(words_count_once_for_each_bank) {
+  EDGEATTN_CHECK(run(repeated_words_kernel, Pattern{}, kShape).status == 0);
+  EDGEATTN_CHECK(has(statistics(), "\"load\": 2, \"store\": 2"));
+}
+
 EDGEATTN_TEST(wide_accesses_go_in_phases) {
   check_conflicts(store_kernel<Vec8>, {1, 32}, "store", 0);
   check_conflicts(store_kernel<Vec8>, {2, 32}, "store", 2);  // 2 phases of 16 lanes, 2-way
