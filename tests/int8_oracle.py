@@ -27,14 +27,14 @@ class QuantizedCase:
         spec: Both scales set.
         tensors: `qkv` int8; the others float32, `pad_kv` not on the steps of `qkv`.
         exact: `[B, H, W, C]` float64: the real output before it is rounded.
-        magnitude: `[B, H, W, C]` float64: the same weights applied to the values' magnitudes;
-            errors of the weights are relative to this.
+        value_rms: `[B, H, W, C]` float64: root of the mean square of the values, under the same
+            weights: what errors of the weights are relative to.
     """
 
     spec: AttentionSpec
     tensors: dict[str, np.ndarray]
     exact: np.ndarray
-    magnitude: np.ndarray
+    value_rms: np.ndarray
 
     @property
     def steps(self) -> np.ndarray:
@@ -66,24 +66,24 @@ def quantized_case(case: Case, seed: int = 0, attend: Attend = oracle.attention)
     tensors = {**drawn, "qkv": to_steps(drawn["qkv"], scale)}
     if "pad_kv" in tensors:
         tensors["pad_kv"] = _clear_of_ties(tensors["pad_kv"], scale)
-    exact, magnitude = exact_attention(spec, tensors, attend)
-    return QuantizedCase(replace(spec, out_quant_scale=_scale(exact)), tensors, exact, magnitude)
+    exact, value_rms = exact_attention(spec, tensors, attend)
+    return QuantizedCase(replace(spec, out_quant_scale=_scale(exact)), tensors, exact, value_rms)
 
 
 def exact_attention(
     spec: AttentionSpec, tensors: dict[str, np.ndarray], attend: Attend = oracle.attention
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluate an INT8 node in float64: its output before rounding, and that of magnitudes."""
+    """Evaluate an INT8 node in float64: its output before rounding, and the values' RMS."""
     plain = replace(spec, qkv_quant_scale=0.0, out_quant_scale=0.0)
     real = real_tensors(spec, tensors)
     exact = attend(plain, **real)
     real["qkv"] = real["qkv"].copy()
     values = oracle.unpack(spec, real["qkv"])[2]  # a view
-    np.abs(values, out=values)
+    np.square(values, out=values)
     if "pad_kv" in real:
         pad_values = real["pad_kv"].reshape(2, -1)[1]
-        np.abs(pad_values, out=pad_values)
-    return exact, attend(plain, **real)
+        np.square(pad_values, out=pad_values)
+    return exact, np.sqrt(attend(plain, **real))
 
 
 def _scale(tensor: np.ndarray) -> float:

@@ -162,11 +162,13 @@ def weight_error(quantized: QuantizedCase) -> np.ndarray:
 
     A weight `e = exp(logit - largest logit of the row)` is computed in FP32, with a relative error
     of `eps` that comes from the logit, and rounded to FP16 before it meets the values: by `2^-11`
-    of itself, or by `2^-25` where it is below FP16's normal numbers. The sum that divides stays in
-    FP32, and is at least 1 as the largest weight is. Products are exact: INT8 by INT8 fits INT32,
-    INT8 by FP16 fits FP32. So
+    of itself, or by `2^-25` where it is below FP16's normal numbers. Products are exact: INT8 by
+    INT8 and INT8 by FP16 both fit FP32. The sum that divides is at least 1, as the largest weight
+    is. If it is one of rounded weights, an error of a weight counts by the distance of its value
+    from the output `o`; if it is in FP32, by the value itself. With `p = e / Σ e`, both
+    `Σ p |v - o|` and `Σ p |v|` are at most `rms = sqrt(Σ p v²)`, so
 
-        |error| <= (2^-11 + 2 eps) · Σ p |v| + K · 2^-25 · max|v|,     p = e / Σ e.
+        |error| <= (2^-11 + 2 eps) · rms + 2 K · 2^-25 · max|v|.
 
     `eps = 2^-20 (1 + L) + K · 2^-24`: about ten roundings on the way to a logit of magnitude `L`
     and through `exp2`, and the sum of K terms.
@@ -185,7 +187,8 @@ def weight_error(quantized: QuantizedCase) -> np.ndarray:
     largest_value = _largest(oracle.unpack(spec, real["qkv"])[2])
     if "pad_kv" in real:
         largest_value = max(largest_value, _largest(real["pad_kv"].reshape(2, -1)[1]))
-    return (2.0**-11 + 2 * eps) * quantized.magnitude + keys * 2.0**-25 * largest_value
+    weights = (2.0**-11 + 2 * eps) * quantized.value_rms
+    return weights + 2 * keys * 2.0**-25 * largest_value
 
 
 def _largest_logit(spec: AttentionSpec, real: dict[str, np.ndarray]) -> float:

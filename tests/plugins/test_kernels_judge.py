@@ -40,15 +40,15 @@ def test_the_fast_reference_equals_the_oracle(name: str) -> None:
         for attend in (exact_attention, oracle.attention)
     )
     np.testing.assert_allclose(quick.exact, slow.exact, atol=1e-12)
-    np.testing.assert_allclose(quick.magnitude, slow.magnitude, atol=1e-12)
+    np.testing.assert_allclose(quick.value_rms, slow.value_rms, atol=1e-12)
 
 
 # --- INT8 -----------------------------------------------------------------------------------------
 
 
-def test_magnitudes_bound_the_outputs(quantized: QuantizedCase) -> None:
-    assert (np.abs(quantized.exact) <= quantized.magnitude + 1e-12).all()
-    assert (quantized.magnitude > 0).all()
+def test_a_mean_is_at_most_the_root_of_the_mean_square(quantized: QuantizedCase) -> None:
+    assert (np.abs(quantized.exact) <= quantized.value_rms + 1e-12).all()
+    assert (quantized.value_rms > 0).all()
 
 
 def test_the_bound_is_a_small_part_of_a_step(quantized: QuantizedCase) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -93,20 +94,33 @@ def check(emulator: Emulator) -> Check:
         ctypes.c_size_t,
     ]
 
-    def checked(message_bytes: int = kernels.MESSAGE_BYTES, **changes: Any) -> str:
+    def checked(
+        types: tuple[str, str] = ("float32", "float32"),
+        message_bytes: int = kernels.MESSAGE_BYTES,
+        **changes: Any,
+    ) -> str:
         fields: dict[str, Any] = {"num_groups": 2, **SPEC.to_attributes(), **changes}
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = (ctypes.c_int32 * len(value))(*value)
         attributes = kernels.Attributes(**fields)
         message = ctypes.create_string_buffer(b"x" * 512, 513) if message_bytes else None
-        status = function(ctypes.addressof(attributes), 0, 0, message, message_bytes)
+        ids = (kernels.ELEMENT_TYPES.index(name) for name in types)
+        status = function(ctypes.addressof(attributes), *ids, message, message_bytes)
         if status == kernels.SUCCESS:
             return ""
         assert status == kernels.INVALID_ARGUMENT
         return message.value.decode() if message is not None else "refused"
 
     return checked
+
+
+# What stands for a name that a sentence would not have.
+NAMES = {
+    "num_groups": "head groups",
+    "group_head_offset": r"from head (3|-1) on",
+    "group_num_heads": r"(0|4|2147483647) heads",
+}
 
 
 def test_the_attributes_to_change_are_accepted_as_they_are(check: Check) -> None:
@@ -152,10 +166,9 @@ def test_the_attributes_to_change_are_accepted_as_they_are(check: Check) -> None
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(check: Check, name: str, value: Any) -> None:
-    message = check(**{name: value})
-    assert name.removeprefix("group_").removeprefix("num_") in message.replace(
-        "head groups", "groups"
-    )
+    int8 = {"qkv_quant_scale": 0.5, "out_quant_scale": 0.25}
+    message = check(types=("int8", "int8"), **{**int8, name: value})
+    assert re.search(NAMES.get(name, name.removeprefix("group_")), message)
     assert len(message.encode()) < kernels.MESSAGE_BYTES
 
 

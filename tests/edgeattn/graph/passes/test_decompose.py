@@ -128,9 +128,9 @@ def test_a_padded_token_is_rounded_to_the_steps_of_qkv(constants: bool) -> None:
         out = run(decompose(model_of(spec, tensors, dynamic=False, constants=constants)), tensors)
         mean = np.array(stands_for) / 2
         np.testing.assert_array_equal(out.reshape(-1), to_steps(mean, 0.25))
-        exact, magnitude = exact_attention(spec, tensors)
+        exact, value_rms = exact_attention(spec, tensors)
         np.testing.assert_allclose(exact.reshape(-1), mean)
-        np.testing.assert_allclose(magnitude.reshape(-1), np.abs(mean))
+        np.testing.assert_allclose(value_rms.reshape(-1), np.abs(stands_for) / np.sqrt(2))
 
 
 def test_padding_of_the_floating_point_form_is_not_rounded() -> None:
