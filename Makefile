@@ -24,7 +24,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(REQUIRE),--require $(R
 comma := ,
 CUDA_WHEELS = $(if $(filter nvcc cross,$(subst $(comma), ,$(REQUIRE))),.venv/.installed-cuda)
 
-.PHONY: help setup demo plugin test test-slow lint bench readme clean
+.PHONY: help setup demo plugin test test-slow lint bench readme kernels-page clean
 
 help:
 	@echo "make demo       export, calibrate, quantize, build and profile the shipped model"
@@ -34,6 +34,7 @@ help:
 	@echo "make lint       formatting, lint, types, import layers, spelling"
 	@echo "make bench      the benchmarks"
 	@echo "make readme     measure the demo's table in README.md anew"
+	@echo "make kernels-page  compile every kernel for every GPU; write the tables of docs/kernels.md"
 	@echo "make clean      remove caches and what the demo wrote; .venv stays"
 
 setup: .venv/.installed-dev
@@ -88,6 +89,9 @@ bench: .venv/.installed-dev
 
 readme: .venv/.installed-export
 	$(BIN)/python docs/refresh_demo.py
+
+kernels-page: .venv/.installed-dev .venv/.installed-cuda
+	$(BIN)/python docs/refresh_kernels.py
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

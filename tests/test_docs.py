@@ -58,7 +58,13 @@ def run_block(block, folder):
         assert done.returncode == int(block.options.get("exit", "0")), (command, done.stderr)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def marked(page):
+    """A page as a test's parameter, with the markers that its blocks need, such as needs=nvcc."""
+    needs = {block.options["needs"] for block in blocks(page) if "needs" in block.options}
+    return pytest.param(page, marks=[getattr(pytest.mark, name) for name in sorted(needs)])
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if blocks(page)])
 def test_what_a_page_shows_runs(page, tmp_path):
     for block in blocks(page):
         run_block(block, tmp_path)

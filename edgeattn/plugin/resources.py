@@ -14,8 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from edgeattn.errors import MissingDependencyError, PluginError
+from edgeattn.plugin.kernels import Emulator
 from edgeattn.plugin.toolchain import Nvcc, find_cuda_program
+from edgeattn.spec import AttentionSpec, HeadGroup
 from edgeattn.targets import CTA_RESERVED_SHARED_BYTES, SM_REGISTERS, WARP_REGISTER_UNIT, Sm
 
 # As plugins/CMakeLists.txt compiles a release.
@@ -73,6 +77,10 @@ class KernelForm:
     head_dim: int
     variant: str
 
+
+# Ids of the variants, by name, as in `plugins/launch/variants.h`.
+VARIANT_IDS = {"plain": 1, "small tiles": 2, "wide tiles": 3, "one pass": 4, "streamed": 5}
+THREADS = 128  # of a CTA of every kernel
 
 _ELEMENTS = {"half_t": "float16", "bf16_t": "bfloat16", "signed char": "int8", "int8_t": "int8"}
 # Tiles of 16 queries and of 16 keys that a warp holds.
@@ -167,7 +175,47 @@ def parse_kernels(compiled: str, listing: str, file: str) -> list[KernelResource
     return kernels
 
 
-def resident_ctas(sm: Sm, registers: int, shared_bytes: int, threads: int) -> int:
+def planned_shared_bytes(
+    emulator: Emulator, element: str, head_dim: int, window: tuple[int, int], variant: int = 0
+) -> tuple[int, int] | None:
+    """Ask for the dynamic shared memory that the kernels' own planning gives a CTA.
+
+    Args:
+        emulator: The kernels on the CPU.
+        element: Type of the tensors.
+        head_dim: Channels of a head.
+        window: `(rows, cols)` in tokens, with a bias table.
+        variant: Its id; 0 for the library's choice.
+
+    Returns:
+        The variant's id and the bytes; `None` if it does not serve such windows.
+    """
+    spec = AttentionSpec(
+        head_dim,
+        4,
+        (HeadGroup(4, window),),
+        has_bias=True,
+        qkv_quant_scale=0.03 if element == "int8" else 0.0,
+        out_quant_scale=0.02 if element == "int8" else 0.0,
+    )
+    # As many windows as one CTA may take, if they are small.
+    across = 2 if window[0] * window[1] <= 64 else 1
+    height, width = across * window[0], across * window[1]
+    ranked = emulator.variants(spec, element, element, (1, height, width))
+    variant = variant or ranked[0]
+    if variant not in ranked:
+        return None
+    bits = np.dtype("uint16" if element == "bfloat16" else element)
+    tensors = {
+        "qkv": np.zeros((1, height, width, spec.qkv_channels), bits),
+        "bias_table": np.zeros(spec.bias_entries, np.float32),
+    }
+    emulator.take_statistics()
+    emulator.run(spec, tensors, variant=variant)
+    return variant, int(emulator.take_statistics()["shared_bytes_per_cta"])
+
+
+def resident_ctas(sm: Sm, registers: int, shared_bytes: int, threads: int = THREADS) -> int:
     """Count the CTAs that one SM holds at a time.
 
     Args:

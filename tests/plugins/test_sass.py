@@ -9,23 +9,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgeattn.plugin.kernels import Emulator
-from edgeattn.plugin.resources import KernelResources, compile_kernels, form_of, resident_ctas
+from edgeattn.plugin.resources import (
+    VARIANT_IDS,
+    KernelResources,
+    compile_kernels,
+    form_of,
+    planned_shared_bytes,
+    resident_ctas,
+)
 from edgeattn.plugin.source import plugin_source
 from edgeattn.plugin.toolchain import find_cuda_program, require_nvcc
-from edgeattn.spec import AttentionSpec, HeadGroup
 from edgeattn.targets import SMS
 
 pytestmark = pytest.mark.nvcc
 
 FILES = sorted(path.name for path in (plugin_source() / "launch").glob("*.cu"))
-THREADS = 128
 ORIN = SMS[87]
-# Ids of `plugins/launch/variants.h`.
-VARIANT_IDS = {"plain": 1, "small tiles": 2, "wide tiles": 3, "one pass": 4, "streamed": 5}
 # Windows whose sizes are at, below and above multiples of the tiles; one not square, one streamed.
 WINDOWS = ((4, 4), (7, 7), (8, 8), (12, 12), (14, 14), (16, 16), (7, 28), (24, 24))
 
@@ -98,31 +100,10 @@ def test_a_fault_is_seen(orin: list[KernelResources]) -> None:
     assert faults(replace(kernel, spill_bytes=8))
 
 
-def planned_shared_bytes(
-    emulator: Emulator, element: str, head_dim: int, window: tuple[int, int], variant: int
-) -> int | None:
-    """Ask for the dynamic shared memory of a launch; `None` if the variant does not serve it."""
-    scales = {"qkv_quant_scale": 0.03, "out_quant_scale": 0.02} if element == "int8" else {}
-    spec = AttentionSpec(head_dim, 4, (HeadGroup(4, window),), has_bias=True, **scales)
-    # As many windows as one CTA may take, if they are small.
-    across = 2 if window[0] * window[1] <= 64 else 1
-    height, width = across * window[0], across * window[1]
-    if variant not in emulator.variants(spec, element, element, (1, height, width)):
-        return None
-    bits = "uint16" if element == "bfloat16" else element
-    tensors = {
-        "qkv": np.zeros((1, height, width, spec.qkv_channels), bits),
-        "bias_table": np.zeros(spec.bias_entries, np.float32),
-    }
-    emulator.take_statistics()
-    emulator.run(spec, tensors, variant=variant)
-    return int(emulator.take_statistics()["shared_bytes_per_cta"])
-
-
 def lonely(emulator: Emulator, kernels: Sequence[KernelResources]) -> list[str]:
     """List the kernels for Orin of which an SM does not hold two CTAs."""
     found = []
-    planned: dict[tuple[str, int, str, tuple[int, int]], int | None] = {}
+    planned: dict[tuple[str, int, str, tuple[int, int]], tuple[int, int] | None] = {}
     for kernel in kernels:
         form = form_of(kernel)
         for window in WINDOWS:
@@ -130,8 +111,8 @@ def lonely(emulator: Emulator, kernels: Sequence[KernelResources]) -> list[str]:
             if key not in planned:
                 variant = VARIANT_IDS[form.variant]
                 planned[key] = planned_shared_bytes(emulator, *key[:2], window, variant)
-            shared = (planned[key] or 0) + kernel.static_shared_bytes
-            if resident_ctas(ORIN, kernel.registers, shared, THREADS) < 2:
+            shared = (planned[key] or (0, 0))[1] + kernel.static_shared_bytes
+            if resident_ctas(ORIN, kernel.registers, shared) < 2:
                 found.append(f"{kernel.name}, window {window}: {shared} bytes")
     served = {key[:3] for key, shared in planned.items() if shared is not None}
     assert served == {key[:3] for key in planned}

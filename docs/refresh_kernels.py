@@ -1,0 +1,187 @@
+"""Compile every kernel for every GPU and write the tables of docs/kernels.md: `make kernels-page`.
+
+Takes about ten minutes on two cores; needs nvcc and cuobjdump (`pip install "edgeattn[cuda]"`) and
+g++ for the emulator, but no GPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edgeattn.plugin.emulator import build_emulator
+from edgeattn.plugin.kernels import Emulator
+from edgeattn.plugin.resources import (
+    VARIANT_IDS,
+    KernelResources,
+    compile_kernels,
+    form_of,
+    planned_shared_bytes,
+    resident_ctas,
+)
+from edgeattn.plugin.roofline import roofline
+from edgeattn.plugin.source import plugin_source, source_sha256
+from edgeattn.plugin.toolchain import Nvcc, require_nvcc
+from edgeattn.targets import AGX_ORIN, H200, ORIN_NANO_SUPER, SMS, THOR
+
+PAGE = Path(__file__).parent / "kernels.md"
+WINDOWS = (4, 7, 8, 12, 14, 16, 32)
+TYPES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
+GPUS = (H200, AGX_ORIN, ORIN_NANO_SUPER, THOR)
+
+
+def main() -> None:
+    """Measure, and replace the blocks of the page."""
+    source, nvcc = plugin_source(), require_nvcc()
+    kernels = {number: compile_all(source, number, nvcc) for number in SMS}
+    emulator = Emulator(build_emulator())
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    how = (
+        f"`make kernels-page`, {today}: nvcc {nvcc.version_text}, source "
+        f"`{source_sha256(source)[:12]}`."
+    )
+    blocks = {
+        "orin": f"{orin_table(kernels[87])}\n\n{how}",
+        "shared": f"{shared_table(kernels[87], emulator)}\n\n{how}",
+        "architectures": f"{architecture_table(kernels)}\n\n{how}",
+        "roofline": roofline_table(),
+    }
+    text = PAGE.read_text()
+    for name, block in blocks.items():
+        pattern = rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)"
+        text, found = re.subn(pattern, lambda _, b=block: f"{b}\n\n", text, flags=re.DOTALL)
+        if found != 1:
+            sys.exit(f"{PAGE} has {found} blocks named {name}; expected one")
+    PAGE.write_text(text)
+
+
+def compile_all(source: Path, architecture: int, nvcc: Nvcc) -> list[KernelResources]:
+    """Compile every kernel for an SM, as many files at a time as there are cores."""
+    files = sorted(path.name for path in (source / "launch").glob("*.cu"))
+    sys.stderr.write(f"compiling {len(files)} files for sm_{architecture}\n")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        found = pool.map(
+            lambda file: compile_kernels(source, [file], architecture, Path(folder), nvcc), files
+        )
+        return [kernel for kernels in found for kernel in kernels]
+
+
+def orin_table(kernels: Sequence[KernelResources]) -> str:
+    """Write what each kernel takes on Orin and what it is made of."""
+    rows = []
+    for kernel in sorted(kernels, key=_order):
+        form = form_of(kernel)
+        rows.append(
+            (
+                TYPES[form.element],
+                str(form.head_dim or "any"),
+                form.variant,
+                str(kernel.registers),
+                str(kernel.spill_bytes),
+                str(resident_ctas(SMS[87], kernel.registers, 0)),
+                str(kernel.count(r"(HMMA|IMMA)\..*")),
+                str(kernel.count(r"LDGSTS\..*\.128(\..*)?")),
+                str(kernel.count(r"LDSM\..*")),
+                str(sum(kernel.instructions.values())),
+            )
+        )
+    columns = (
+        *("type", "head_dim", "variant", "registers", "spilt bytes", "CTAs by registers"),
+        *("matrix instructions", "16-byte copies", "ldmatrix", "instructions"),
+    )
+    return _markdown(columns, rows)
+
+
+def shared_table(kernels: Sequence[KernelResources], emulator: Emulator) -> str:
+    """Write the shared memory of the library's choice, and how many CTAs share an SM of Orin."""
+    registers = {form_of(kernel): kernel.registers for kernel in kernels}
+    names = {number: name for name, number in VARIANT_IDS.items()}
+    rows = []
+    for element in ("float16", "int8"):
+        for head_dim in (32, 64, 128):
+            for window in WINDOWS:
+                found = planned_shared_bytes(emulator, element, head_dim, (window, window))
+                variant, shared = found or (0, 0)
+                form = next(
+                    form
+                    for form in registers
+                    if (form.element, form.head_dim, form.variant)
+                    == (element, head_dim, names[variant])
+                )
+                ctas = resident_ctas(SMS[87], registers[form], shared)
+                rows.append(
+                    (
+                        TYPES[element],
+                        str(head_dim),
+                        f"{window}x{window}",
+                        names[variant],
+                        f"{shared / 1024:.1f}",
+                        str(ctas),
+                    )
+                )
+    columns = ("type", "head_dim", "window", "variant", "shared KiB per CTA", "CTAs per Orin SM")
+    return _markdown(columns, rows)
+
+
+def architecture_table(kernels: dict[int, list[KernelResources]]) -> str:
+    """Write what no kernel may have, over all GPUs."""
+    rows = []
+    for number, found in kernels.items():
+        fused = [kernel for kernel in found if form_of(kernel).element != "float32"]
+        rows.append(
+            (
+                f"sm_{number}",
+                SMS[number].gpus,
+                str(len(found)),
+                f"{min(k.registers for k in found)} to {max(k.registers for k in found)}",
+                str(sum(kernel.spill_bytes for kernel in found)),
+                str(sum(kernel.count(r"(LDL|STL).*") for kernel in found)),
+                str(sum(not kernel.count(r"(HMMA|IMMA)\..*") for kernel in fused)),
+            )
+        )
+    columns = (
+        *("SM", "GPUs", "kernels", "registers", "spilt bytes", "local memory instructions"),
+        "fused kernels without matrix instructions",
+    )
+    return _markdown(columns, rows)
+
+
+def roofline_table() -> str:
+    """Write the least time of windows of each size on each GPU."""
+    rows = []
+    for window in WINDOWS:
+        cells = [f"{window}x{window}"]
+        for gpu in GPUS:
+            line = roofline(gpu, window, tokens=64 * 64, heads=12, head_dim=32)
+            products = line.products_us / line.memory_us
+            exponentials = line.exponentials_us / line.memory_us
+            cells.append(
+                f"{line.least_us:.1f} µs, {line.bound} ({products:.2f}, {exponentials:.2f})"
+            )
+        rows.append(tuple(cells))
+    return _markdown(("window", *(gpu.name for gpu in GPUS)), rows)
+
+
+def _order(kernel: KernelResources) -> tuple[int, int, int, int]:
+    form = form_of(kernel)
+    types, variants = list(TYPES), list(VARIANT_IDS)
+    key = (types.index(form.element), form.head_dim, variants.index(form.variant))
+    return (*key, kernel.registers)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
