@@ -2,10 +2,12 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 #include "edgeattn/scalars.h"
 
 // The inner loops compile twice on x86-64; both give the same bits (no fused multiply-add).
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_UNDEFINED__)
+#if defined(__x86_64__) && defined(__GLIBC__)
 #define EDGEATTN_FOR_AVX2 __attribute__((target_clones("default", "avx2")))
 #else
 #define EDGEATTN_FOR_AVX2
@@ -20,13 +22,13 @@ constexpr int32_t kRows = 16;      // M
 constexpr int32_t kColumns = 8;    // N
 constexpr int32_t kRowBytes = 32;  // of A, and of a column of B: 16 elements of 2 bytes or 32 of 1
 
-// Fragments, in registers of 4 bytes: PTX ISA 9.7.14.5.8 (m16n8k16, floating point) and 9.7.14.5.10
-// (m16n8k32, integers). With group = lane / 4 and member = lane % 4, register i of
+// Fragments, in registers of 4 bytes, after sections 9.7.14.5.8 (m16n8k16 of floating-point
+// numbers) and 9.7.14.5.10 (m16n8k32 of integers) of the PTX ISA 9.2. The two differ only in how
+// many elements a register holds. With group = lane / 4 and member = lane % 4, register i of
 //   A holds row group + 8 (i odd), bytes 4 member + 16 (i >= 2) and following of that row;
 //   B holds column group, bytes 4 member + 16 i and following of that column;
 // and element i of
-//   C holds row group + 8 (i >= 2), column 2 member + i % 2.
-// The two types differ only in how many elements a register holds.
+//   C stands in row group + 8 (i >= 2), column 2 member + i % 2.
 
 using Row = float __attribute__((vector_size(kColumns * sizeof(float))));
 
@@ -51,19 +53,20 @@ void gather(Operands const* const* lanes, Tiles& tiles) {
   }
 }
 
-// The elements of some rows as floats, which holds all three types exactly.
+// Float holds all elements exactly.
 template <typename T>
 inline __attribute__((always_inline)) void widen(unsigned char const* bytes, int32_t count,
                                                  float* values) {
   for (int32_t i = 0; i < count; ++i) {
     T element;
-    memcpy(&element, bytes + static_cast<size_t>(i) * sizeof(T), sizeof(T));
-    values[i] = to_float(element);
+    memcpy(&element, bytes + i * sizeof(T), sizeof(T));
+    if constexpr (std::is_integral_v<T>) {
+      values[i] = static_cast<float>(element);
+    } else {
+      values[i] = to_float(element);
+    }
   }
 }
-
-inline float to_float(int8_t value) { return static_cast<float>(value); }
-using edgeattn::to_float;
 
 template <typename T>
 inline __attribute__((always_inline)) void multiply(Tiles const& tiles,
@@ -97,7 +100,7 @@ EDGEATTN_FOR_AVX2 void multiply_bf16(Tiles const& tiles, float (&d)[kRows][kColu
   multiply<bf16_t>(tiles, d);
 }
 
-// Exact: the sums stay below 32 * 128 * 128 = 2^19.
+// Exact: sums are at most 32 * 128 * 128 = 2^19.
 EDGEATTN_FOR_AVX2 void multiply_s8(Tiles const& tiles, float (&d)[kRows][kColumns]) {
   multiply<int8_t>(tiles, d);
 }
@@ -150,7 +153,7 @@ void multiply_accumulate(Collective kind, Operands const* const* lanes) {
   });
 }
 
-// PTX ISA 9.7.14.5.15: lane 4r + c receives elements 2c and 2c + 1 of row r; of the transposed
+// Section 9.7.14.5.15: lane 4r + c receives elements 2c and 2c + 1 of row r; of the transposed
 // matrix with .trans.
 void distribute(unsigned char const* const* rows, bool transposed, int32_t register_index,
                 Operands const* const* lanes) {

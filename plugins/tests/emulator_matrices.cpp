@@ -22,7 +22,7 @@ struct Position {
   int32_t column;
 };
 
-// PTX ISA 9.7.14.5.8: multiplicand A of m16n8k16, a_i for i = 0 … 7.
+// PTX ISA 9.2, section 9.7.14.5.8: multiplicand A of m16n8k16, a_i for i = 0 … 7.
 Position a_position_16(int32_t lane, int32_t i) {
   int32_t const group_id = lane >> 2;
   int32_t const thread_id_in_group = lane % 4;
@@ -38,7 +38,7 @@ Position b_position_16(int32_t lane, int32_t i) {
   return {thread_id_in_group * 2 + (i & 0x1) + (i >= 2 ? 8 : 0), group_id};
 }
 
-// PTX ISA 9.7.14.5.10: multiplicand A of m16n8k32, a_i for i = 0 … 15.
+// Section 9.7.14.5.10: multiplicand A of m16n8k32, a_i for i = 0 … 15.
 Position a_position_32(int32_t lane, int32_t i) {
   int32_t const group_id = lane >> 2;
   int32_t const thread_id_in_group = lane % 4;
@@ -252,7 +252,7 @@ EDGEATTN_TEST(ldmatrix_gives_each_lane_its_two_elements_of_each_matrix) {
       EDGEATTN_CHECK_CLEAN(ldmatrix_kernel, params, LaunchShape{1, 32, kSharedBytes}, {});
       for (int32_t lane = 0; lane < kLanes; ++lane) {
         for (int32_t i = 0; i < matrices; ++i) {
-          // PTX ISA 9.7.14.5.15: a row goes to four consecutive lanes, two elements to each.
+          // Section 9.7.14.5.15: a row goes to four consecutive lanes, two elements to each.
           int32_t const row = lane / 4;
           int32_t const column = lane % 4 * 2;
           uint32_t const low = transposed ? elements[i][column][row] : elements[i][row][column];

@@ -2,7 +2,7 @@
  * \file
  * \brief The device form of intrinsics.h: thin names for CUDA's built-ins and PTX instructions.
  *
- * Sections of the PTX ISA are those of version 8.7.
+ * Sections of the PTX ISA are numbered as in version 9.2.
  */
 #pragma once
 
@@ -151,8 +151,8 @@ EDGEATTN_DEVICE void store(Shared<T> to, T value) {
   *static_cast<detail::Word<T>*>(pointer) = detail::bit_cast<detail::Word<T>>(value);
 }
 
-/*! \brief Start copying `bytes_read` bytes (0 to kBytes) and zeros up to kBytes (PTX ISA
- *  9.7.9.25.3.1, `cp.async`). 16 bytes go past L1. */
+/*! \brief Start copying `bytes_read` bytes (0 to kBytes) and zeros up to kBytes
+ *  (PTX ISA, `cp.async`). 16 bytes go past L1. */
 template <int kBytes>
 EDGEATTN_DEVICE void copy_async(Shared<unsigned char> to, Global<unsigned char const> from,
                                 int32_t bytes_read) {
@@ -264,7 +264,7 @@ EDGEATTN_DEVICE int32_t float_to_int_rn(float x) { return __float2int_rn(x); }
 EDGEATTN_DEVICE float int_to_float(int32_t x) { return __int2float_rn(x); }
 
 /*! \brief Byte i of the result is the one that nibble i of the selector names: 0 to 3 of a, 4 to 7
- *  of b; with the nibble's top bit, that byte's sign 8 times (PTX ISA 9.7.9.7, `prmt`). */
+ *  of b; with the nibble's top bit, that byte's sign 8 times (PTX ISA, `prmt`). */
 EDGEATTN_DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
   uint32_t result;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(selector));

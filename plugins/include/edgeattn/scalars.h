@@ -4,7 +4,7 @@
  * host alike.
  *
  * All conversions round to nearest, ties to even; what is too large becomes infinite, and every NaN
- * becomes 0x7fff, as `cvt.rn` of the PTX ISA has it (9.7.9.21).
+ * becomes 0x7fff, as `cvt.rn` of the PTX ISA has it.
  */
 #pragma once
 
