@@ -41,8 +41,10 @@ class ResourceContext final : public IPluginResourceContext {
 
 /*! What the build phase leaves behind. */
 struct Engine {
+  int32_t tactic;
   std::vector<Field> fields;
   Tensors tensors;
+  std::vector<std::string> measured;  //!< outputs of the calls at the most common size
 };
 
 size_t bytes_of(PluginTensorDesc const& tensor) {
@@ -150,20 +152,25 @@ class Call {
   Buffer output_;
 };
 
-/*! Build with one tactic; it is tried at the most common size, where the builder measures. */
+/*! Build with one tactic. One plugin tries them all in turn, at the most common size alone. */
 Engine build(IPluginV3& plugin, Tensors const& tensors, int32_t tactic, Case const& the_case) {
   IPluginV3OneRuntime& runtime = runtime_of(plugin);
   accept(runtime.setTactic(tactic), "setTactic");
+  Engine engine{tactic, fields_of(plugin), tensors, {}};
+  std::cout << "engine";
+  for (Field const& field : engine.fields) {
+    std::cout << ' ' << field.text();
+  }
+  std::cout << '\n';
   Stream const stream;
   for (Run const& run : the_case.runs) {
     if (run.map == the_case.opt) {
-      Call const call(the_case, tensors, run);
+      Call call(the_case, tensors, run);
       call.announce(runtime);
-      call.enqueue(runtime, stream);
-      stream.synchronize();
+      engine.measured.push_back(call.run(runtime, stream));
     }
   }
-  return {fields_of(plugin), tensors};
+  return engine;
 }
 
 /*! Read the engine back, with what the case changes in it. */
@@ -185,18 +192,23 @@ Plugin deserialize(Library const& library, Engine const& engine, Case const& the
   return plugin;
 }
 
-void run_engine(Library const& library, Engine const& engine, Case const& the_case,
-                std::string const& suffix) {
+void run_engine(Library const& library, Engine const& engine, Case const& the_case) {
   Plugin const plugin = deserialize(library, engine, the_case);
   ResourceContext context;
   Plugin const attached(runtime_of(*plugin).attachToContext(&context));
   require(attached != nullptr && attached != plugin, "attachToContext gives no other plugin");
   require(fields_of(*attached) == fields_of(*plugin), "an attached plugin differs");
+  std::string const suffix = engine.tactic == 0 ? "" : "." + std::to_string(engine.tactic);
+  auto measured = engine.measured.begin();
   Stream const stream;
   for (Run const& run : the_case.runs) {
     Call call(the_case, engine.tensors, run);
     call.announce(runtime_of(*attached));
-    write_bytes(run.out_file + suffix, call.run(runtime_of(*attached), stream));
+    std::string const output = call.run(runtime_of(*attached), stream);
+    if (run.map == the_case.opt) {
+      require(output == *measured++, "the engine gives another output than its tactic gave");
+    }
+    write_bytes(run.out_file + suffix, output);
     std::cout << "ran " << run.out_file << suffix << '\n';
   }
 }
@@ -213,12 +225,17 @@ void live(Library const& library, Case const& the_case) {
   }
   Tensors const tensors = configure(build_face, the_case);
   std::vector<int32_t> tactics = tactics_of(build_face);
-  run_engine(library, build(*clone_of(*plugin), tensors, 0, the_case), the_case, "");
-  if (the_case.all_tactics) {
-    for (int32_t const tactic : tactics) {
-      run_engine(library, build(*clone_of(*plugin), tensors, tactic, the_case), the_case,
-                 "." + std::to_string(tactic));
-    }
+  if (!the_case.all_tactics) {
+    tactics.clear();
+  }
+  tactics.insert(tactics.begin(), 0);
+  Plugin const measured = clone_of(*plugin);
+  std::vector<Engine> engines;
+  for (int32_t const tactic : tactics) {
+    engines.push_back(build(*measured, tensors, tactic, the_case));
+  }
+  for (Engine const& engine : engines) {
+    run_engine(library, engine, the_case);
   }
 }
 

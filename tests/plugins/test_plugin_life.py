@@ -26,8 +26,8 @@ SPEC = AttentionSpec(
 PLAIN = AttentionSpec(8, 2, (HeadGroup(2, 4, 2),))
 SIZES = [(1, 7, 9), (2, 4, 4), (1, 1, 1), (3, 12, 5)]
 # One window over the whole map: the larger it is, the fewer kernels serve it.
-WHOLE_MAP = AttentionSpec(128, 2, (HeadGroup(2, 0),))
-WHOLE_MAP_SIZES = [(1, 8, 8), (1, 15, 15), (2, 3, 5)]
+WHOLE_MAP = AttentionSpec(64, 2, (HeadGroup(2, 0),))
+WHOLE_MAP_SIZES = [(1, 9, 9), (1, 17, 17), (2, 3, 5)]
 
 
 def spec_for(form: Form, spec: AttentionSpec = SPEC) -> AttentionSpec:
@@ -248,14 +248,29 @@ def test_one_engine_serves_every_size_with_every_tactic(
             )
 
 
-def test_some_tactics_do_not_serve_every_size(emulator: Emulator) -> None:
-    """Otherwise the test above shows less than it says."""
-    common, large = (
-        set(emulator.variants(WHOLE_MAP, "float16", "float16", size))
-        for size in WHOLE_MAP_SIZES[:2]
-    )
-    assert len(common) > 1
-    assert common - large
+def test_whole_map_tells_tactics_apart(emulator: Emulator) -> None:
+    """Some of them compute in another order, and do not serve every size.
+
+    Otherwise the test above shows less than it says.
+    """
+    common, large = WHOLE_MAP_SIZES[:2]
+    variants = emulator.variants(WHOLE_MAP, "float16", "float16", common)
+    assert set(variants) - set(emulator.variants(WHOLE_MAP, "float16", "float16", large))
+    tensors = tensors_for(WHOLE_MAP, "float16", common)
+    outputs = {emulator.run(WHOLE_MAP, tensors, variant=v).tobytes() for v in variants}
+    assert len(outputs) > 1
+
+
+def test_engine_holds_the_tactic_and_every_attribute(plugin: Host, tmp_path: Path) -> None:
+    case = network(WHOLE_MAP)
+    case.all_tactics = True
+    told = live(plugin, tmp_path, case)
+    tactics = told.of("tactics")[0].split()
+    attributes = " ".join(told.of("metadata"))
+    assert len(tactics) > 1
+    assert told.of("engine") == [
+        f"plugin_version=1 tactic={tactic} {attributes}" for tactic in ("0", *tactics)
+    ]
 
 
 def test_empty_batch_runs(plugin: Host, tmp_path: Path) -> None:

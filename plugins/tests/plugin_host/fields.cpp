@@ -1,7 +1,8 @@
 #include "fields.h"
 
 #include <cstring>
-#include <type_traits>
+#include <limits>
+#include <sstream>
 
 #include "rules.h"
 
@@ -13,6 +14,13 @@ using nvinfer1::PluginFieldType;
 template <typename T>
 void append(std::string& data, T value) {
   data.append(reinterpret_cast<char const*>(&value), sizeof value);
+}
+
+template <typename T>
+T entry(std::string const& data, int32_t index) {
+  T value;
+  std::memcpy(&value, data.data() + index * sizeof value, sizeof value);
+  return value;
 }
 
 size_t entry_bytes(PluginFieldType type) {
@@ -35,6 +43,26 @@ size_t entry_bytes(PluginFieldType type) {
 
 bool Field::operator==(Field const& other) const {
   return name == other.name && type == other.type && length == other.length && data == other.data;
+}
+
+std::string Field::text() const {
+  if (type == PluginFieldType::kCHAR) {
+    return name + '=' + data.c_str();
+  }
+  std::ostringstream text;
+  text.precision(std::numeric_limits<float>::max_digits10);
+  bool const is_list = name.rfind("group_", 0) == 0;
+  text << name << (is_list ? "=[" : "=");
+  for (int32_t i = 0; i < length; ++i) {
+    text << (i > 0 ? "," : "");
+    if (type == PluginFieldType::kFLOAT32) {
+      text << entry<float>(data, i);
+    } else {
+      text << entry<int32_t>(data, i);
+    }
+  }
+  text << (is_list ? "]" : "");
+  return text.str();
 }
 
 Field make_field(std::string const& name, std::string const& type,

@@ -18,6 +18,9 @@ struct Field {
   std::string data;  //!< raw bytes
 
   bool operator==(Field const& other) const;
+
+  /*! \brief `name=value`, a list of integers in brackets. */
+  std::string text() const;
 };
 
 /*! \brief A field of a case: `TYPE` is int32, int64, float32, float64 or char.
