@@ -175,6 +175,8 @@ def _find_or_build(request: BuildRequest, source: Path, progress: Progress | Non
             unfinished.unlink()
             raise
         unfinished.unlink()
+        if source_sha256(source) != made_of:
+            raise PluginError(f"{source} changed while it was compiled", "build again")
         build = PluginBuild(
             entry,
             {name: sha256_of_file(work / name) for name in names},

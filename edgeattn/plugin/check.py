@@ -302,14 +302,12 @@ def _check_running(
             findings.append(Finding(what, "failed", err.message))
         else:
             findings.append(Finding(what, "ok", f"{node.in_type} in, {node.out_type} out"))
-    if not trials:
-        return findings
     if kind == "emulator":
         return findings + [_check_result(library, trial, None) for trial in trials]
     with open_device() as device:
         if device is None:
             reason = "there is no GPU on this machine"
-            return [*findings, Finding("results on the GPU", "skipped", reason)]
+            return [*findings, Finding("results on a GPU", "skipped", reason)]
         return findings + [_check_result(library, trial, device) for trial in trials]
 
 
