@@ -150,8 +150,8 @@ def _find_or_build(request: BuildRequest, source: Path, progress: Progress | Non
         if progress:
             progress(0, None, "waiting for another process that builds the same")
 
-    lock = folder / "work" / f"{entry.name}.lock"
-    with locked(work.with_suffix(".lock"), tell_waiting), locked(lock, tell_waiting):
+    of_entry = folder / "work" / f"{entry.name}.lock"
+    with locked(work.with_suffix(".lock"), tell_waiting) as lock, locked(of_entry, tell_waiting):
         found = _read(entry)
         if found:
             return replace(found, cached=True)
@@ -170,7 +170,9 @@ def _find_or_build(request: BuildRequest, source: Path, progress: Progress | Non
         }
         try:
             targets = list(names.values())
-            compile_libraries(source, work, request.toolchain, settings, targets, progress)
+            compile_libraries(
+                source, work, request.toolchain, settings, targets, progress, lock=lock
+            )
         except PluginError:  # the compiler itself gave up: it left nothing half-written
             unfinished.unlink()
             raise

@@ -18,12 +18,16 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold a lock that other processes wait for; it ends with the block or the process.
 
     Args:
         path: The lock file; its folder is made.
         on_wait: Called once if another process holds the lock.
+
+    Yields:
+        The file that holds it. A child process that inherits the file holds the lock too, should
+        it outlive this one.
 
     Raises:
         PluginError: If the folder is not writable.
@@ -42,4 +46,4 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
         except BlockingIOError:
             on_wait()
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream.fileno()

@@ -30,6 +30,8 @@ def compile_libraries(
     settings: Mapping[str, str],
     targets: Sequence[str],
     progress: Progress | None = None,
+    *,
+    lock: int | None = None,
 ) -> Path:
     """Configure and build targets of `plugins/CMakeLists.txt`.
 
@@ -40,6 +42,8 @@ def compile_libraries(
         settings: CMake variables.
         targets: CMake targets.
         progress: Called with steps done, steps in all, and the step at hand.
+        lock: An open file that the compilers inherit: if this process is killed, they hold its
+            lock until they have ended.
 
     Returns:
         The log of what CMake and the compilers said.
@@ -71,7 +75,7 @@ def compile_libraries(
             if progress:
                 progress(0, None, what)
             stream.write(f"$ {' '.join(command)}\n")
-            lines = _run(command, stream.write, progress)
+            lines = _run(command, stream.write, progress, lock)
             if lines is not None:
                 raise PluginError(
                     f"{what} the kernels failed: {_first_error(lines)}",
@@ -81,7 +85,10 @@ def compile_libraries(
 
 
 def _run(
-    command: Sequence[str], write: Callable[[str], int], progress: Progress | None
+    command: Sequence[str],
+    write: Callable[[str], int],
+    progress: Progress | None,
+    lock: int | None,
 ) -> list[str] | None:
     """Run a command; returns what it printed if it failed. Its children end with it."""
     process = subprocess.Popen(
@@ -91,6 +98,7 @@ def _run(
         text=True,
         errors="replace",
         start_new_session=True,
+        pass_fds=() if lock is None else (lock,),
     )
     lines = []
     with process:
