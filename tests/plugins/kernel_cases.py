@@ -118,6 +118,9 @@ KERNEL_CASES: dict[str, Case] = {
         21, 26, _neighbors(1, 7, 2, 3), has_bias=True, batch=2
     ),
     "neighborhood_dilated_past_the_map": _case(9, 20, _neighbors(2, (3, 5), 9, 7)),
+    "neighborhood_dilated_by_millions": _case(
+        3, 20, _neighbors(2, 3, 5_000_000, 2_000_000_000), has_bias=True
+    ),
     "neighborhood_of_169": _case(27, 16, _neighbors(1, 13), has_bias=True),
     "neighborhood_of_more_than_the_map": _case(9, 10, _neighbors(2, 13), has_bias=True),
     "neighborhood_of_the_whole_map": _case(12, 13, _neighbors(1, 0)),

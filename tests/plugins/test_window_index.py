@@ -21,6 +21,44 @@ from tests import oracle
 from tests.cases import NAMED_CASES
 from tests.plugins.kernel_cases import KERNEL_CASES
 
+# Divides by multiplication: edges of every divisor, and numbers all over the range.
+DIVISION = r"""
+#include <edgeattn/divisor.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <initializer_list>
+
+static int64_t wrong = 0;
+
+static void try_number(int64_t n, int32_t d, edgeattn::Divisor by) {
+  if (n < 0 || n > INT32_MAX) return;
+  wrong += edgeattn::divide(static_cast<int32_t>(n), by) != n / d;
+}
+
+static void try_divisor(int64_t d) {
+  if (d < 1 || d > INT32_MAX) return;
+  edgeattn::Divisor const by = edgeattn::make_divisor(static_cast<int32_t>(d));
+  for (int64_t k = 0; k < 40; ++k) {
+    for (int64_t multiple : {k * d, INT32_MAX / d * d - k * d, (int64_t{1} << k) / d * d}) {
+      for (int64_t off = -1; off <= 1; ++off) {
+        try_number(multiple + off, static_cast<int32_t>(d), by);
+      }
+    }
+    try_number(INT32_MAX - k, static_cast<int32_t>(d), by);
+  }
+}
+
+int main() {
+  for (int64_t d = 1; d < 5000; ++d) try_divisor(d);
+  for (int64_t d = 5000; d <= INT32_MAX; d += d / 900 + 1) try_divisor(d);
+  for (int32_t bit = 0; bit < 31; ++bit) {
+    for (int64_t off = -2; off <= 2; ++off) try_divisor((int64_t{1} << bit) + off);
+  }
+  printf("%lld", static_cast<long long>(wrong));
+}
+"""
+
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 PAD = -1
 
@@ -36,10 +74,7 @@ Ask = Callable[[list[Question]], list[list[int]]]
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Compile the program; ask it many questions at once."""
     program = tmp_path_factory.mktemp("window_index") / "window_index_tables"
-    source = PLUGINS / "tests" / "window_index_tables.cpp"
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-DEDGEATTN_EMULATOR"]
-    include = ["-I", str(PLUGINS / "include")]
-    subprocess.run(["g++", *flags, *include, str(source), "-o", str(program)], check=True)
+    _compile(PLUGINS / "tests" / "window_index_tables.cpp", program)
 
     def asked(questions: list[Question]) -> list[list[int]]:
         lines = "".join(" ".join(map(str, question)) + "\n" for question in questions)
@@ -49,6 +84,12 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
         return answers
 
     return asked
+
+
+def _compile(source: Path, program: Path) -> None:
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-DEDGEATTN_EMULATOR"]
+    include = ["-I", str(PLUGINS / "include")]
+    subprocess.run(["g++", *flags, *include, str(source), "-o", str(program)], check=True)
 
 
 def of_the_oracle(question: Question) -> list[int]:
@@ -144,3 +185,10 @@ def test_the_rule_is_the_same_on_long_axes(ask: Ask) -> None:
         questions.append(("grid", draw(1, 4000), draw(1, 300)))
         questions.append(("neighborhood", draw(1, 300), draw(0, 90), draw(1, 40), draw(0, 1)))
     compare(ask, questions)
+
+
+def test_division_by_multiplication_is_exact(tmp_path: Path) -> None:
+    (tmp_path / "division.cpp").write_text(DIVISION)
+    _compile(tmp_path / "division.cpp", tmp_path / "division")
+    done = subprocess.run([tmp_path / "division"], capture_output=True, text=True, check=True)
+    assert done.stdout == "0"
