@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn.artifacts import atomic_path, sha256_of_file, write_json
+from edgeattn.artifacts import atomic_path, check_writable, sha256_of_file, write_json
 from edgeattn.errors import ArtifactError, PluginError
 from edgeattn.plugin.cache import cache_folder, locked
 from edgeattn.plugin.compilation import Progress, compile_libraries
@@ -120,19 +120,27 @@ def build_plugin(
         tensorrt_include=tensorrt_include,
         download=download,
     )
+    if output is not None:
+        _make_folder(output)  # before the minutes that compiling takes
     source = source or plugin_source()
     found = _find_or_build(request, source, progress)
     build = replace(found, notes=request.notes)
     if output is None:
         return build
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise ArtifactError(f"the folder {output} cannot be made: {err.strerror}") from err
     for name in build.files:
         with atomic_path(output / name) as temporary:
             shutil.copyfile(build.folder / name, temporary)
     return replace(build, folder=output)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ArtifactError(
+            f"the folder {folder} cannot be made: {err.strerror}", "choose another output"
+        ) from err
+    check_writable(folder / KERNELS)
 
 
 def _find_or_build(request: BuildRequest, source: Path, progress: Progress | None) -> PluginBuild:

@@ -208,15 +208,16 @@ def test_a_killed_build_leaves_no_entry_and_the_next_one_starts_anew(
 
 
 @pytest.mark.nvcc
-def test_an_output_that_cannot_be_made_is_refused(
-    built: tuple[Path, PluginBuild], cache: Path, tmp_path: Path
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_compiled(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, headers = restored(built[0], cache)
+    monkeypatch.setattr(build_module, "_find_or_build", lambda *_: pytest.fail("compiled"))
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="cannot be made"):
-        build_plugin(
-            [87, 110], source=source, tensorrt_include=headers, output=tmp_path / "file/lib"
-        )
+        build_plugin([87], output=tmp_path / "file/lib")
+    (tmp_path / "lib" / KERNELS).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="is a folder; expected a file to write"):
+        build_plugin([87], output=tmp_path / "lib")
 
 
 def entry(cache: Path, name: str, architectures: tuple[int, ...], **changes: str) -> Path:
