@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +18,37 @@ if TYPE_CHECKING:
     from edgeattn.plugin.check import LibraryCheck
 
 
+def parse_architectures(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[int, ...]:
+    """Read SM numbers in any of their spellings: 87, sm_87, 8.7."""
+    numbers = []
+    for value in values:
+        match = re.fullmatch(r"(?:sm_?)?(\d+)(?:\.(\d))?", value, re.IGNORECASE)
+        if match is None:
+            raise click.BadParameter(f"{value!r}; expected an SM number such as 87, sm_87 or 8.7")
+        numbers.append(int("".join(match.groups(""))))
+    return tuple(numbers)
+
+
 @click.group("plugin", epilog="Example: edgeattn plugin build --target jetson-thor -o lib")
 def command() -> None:
     """Build the attention kernels and the TensorRT plugin, or check a built library."""
 
 
-@command.command("build", epilog="Example: edgeattn plugin build --arch 87 --arch 89 -o lib")
+@command.command(
+    "build",
+    short_help="Build the kernels, and the plugin where TensorRT's headers are.",
+    epilog="Example: edgeattn plugin build --arch 87 --arch 89 -o lib",
+)
 @click.option(
     "--arch",
     "architectures",
-    type=int,
     multiple=True,
     metavar="SM",
-    help="GPU architecture by its SM number: 87 Orin, 110 Thor, 86, 89, 120 GeForce RTX 30, 40, "
-    "50. Default: those of the target, or of this machine's GPUs.",
+    callback=parse_architectures,
+    help="GPU architecture by its SM number: 87 Orin; 110 Thor; 86, 89, 120 GeForce RTX 30, 40, "
+    "50; 80 A100; 90 H100; 100 B200. Default: those of the target, or of this machine's GPUs.",
 )
 @click.option("--target", metavar="BOARD", help="One of `edgeattn targets`. Default: this machine.")
 @click.option("--jetpack", metavar="VERSION", help="The JetPack release that the board runs.")

@@ -94,6 +94,15 @@ def test_build_says_what_it_cannot_do(
     assert run(["plugin", "build", "--target", "jetson-thorr"]) == 1
     assert "did you mean jetson-thor" in capsys.readouterr().err
     assert run(["plugin", "build", "--arch", "orin"]) == 2
+    assert "'orin'; expected an SM number such as 87, sm_87 or 8.7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling", ["870", "sm_870", "SM870", "87.0"])
+def test_an_sm_number_may_be_spelt_in_any_way(
+    spelling: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plugin", "build", "--arch", spelling]) == 1
+    assert "the kernels know no GPU architecture 870" in capsys.readouterr().err
 
 
 @pytest.mark.nvcc
