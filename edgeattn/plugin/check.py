@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,7 +157,7 @@ def check_library(
         findings.append(_check_architectures(path, info["architectures"]))
     if elf.plugin_info:
         findings.append(_check_tensorrt(elf.plugin_info["tensorrt"]))
-    findings += [_check_identity(elf, node) for node in nodes]
+    findings += _check_identities(elf, nodes)
     obstacle = _obstacle(elf, info, load=load)
     if nodes or trials:
         if obstacle is None:
@@ -257,15 +257,23 @@ def _check_tensorrt(headers: str) -> Finding:
     return Finding("TensorRT", "ok" if same else "failed", f"{built_for}, {here}")
 
 
-def _check_identity(elf: ElfLibrary, node: PluginNode) -> Finding:
-    """Compare what TensorRT looks a node's plugin up by with what the library registers."""
+def _check_identities(elf: ElfLibrary, nodes: Sequence[PluginNode]) -> list[Finding]:
+    """Compare what TensorRT looks the nodes' plugin up by with what the library registers."""
+    findings = []
+    for node in nodes:
+        if node.spec is None:
+            findings.append(Finding(f"node {node.name}", "failed", node.error))
+        elif elf.plugin_info is not None:
+            findings.append(_check_identity(elf.plugin_info, node))
+    if nodes and elf.plugin_info is None:
+        reason = "this library has no plugin that TensorRT could look up"
+        findings.append(Finding("nodes against the plugin", "skipped", reason))
+    return findings
+
+
+def _check_identity(info: Mapping[str, Any], node: PluginNode) -> Finding:
     what = f"node {node.name}"
-    if node.spec is None:
-        return Finding(what, "failed", node.error)
     asked = (node.op_type, node.version, node.namespace)
-    if elf.plugin_info is None:
-        return Finding(what, "skipped", "this library has no plugin that TensorRT could look up")
-    info = elf.plugin_info
     offered = (info["op_type"], info["op_version"], info["namespace"])
     if asked != offered:
         return Finding(what, "failed", f"it asks for {_identity(asked)}, not {_identity(offered)}")

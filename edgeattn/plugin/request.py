@@ -77,8 +77,8 @@ def resolve_request(
     headers = find_headers(tensorrt_include, toolchain.machine)
     if headers is None:
         notes.append(
-            "the TensorRT plugin is left out, the kernel library alone is built: there are no "
-            f"TensorRT headers here ({HEADER_HINT}); name their folder with --tensorrt-include"
+            "the TensorRT plugin is left out, since TensorRT's headers are not here: this is the "
+            f"kernel library alone. {HEADER_HINT}; name theirs with --tensorrt-include"
         )
     elif release and headers.major != int(release.tensorrt.partition(".")[0]):
         raise PluginError(

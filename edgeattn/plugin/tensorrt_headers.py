@@ -16,8 +16,8 @@ from edgeattn.artifacts import open_for_reading
 from edgeattn.errors import PluginError
 
 HEADER_HINT = (
-    "they come with TensorRT's packages (libnvinfer-headers-dev), and are public in the folder "
-    "`include` of github.com/NVIDIA/TensorRT, one branch per release"
+    "TensorRT's headers come with its packages (libnvinfer-headers-dev), and are public in the "
+    "folder `include` of github.com/NVIDIA/TensorRT, one branch per release"
 )
 # IPluginV3 as the plugin uses it came with 10.0; 10.3 is what JetPack 6.1 has.
 OLDEST, NEWEST_MAJOR = (10, 3), 11

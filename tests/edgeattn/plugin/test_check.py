@@ -197,7 +197,9 @@ def test_the_library_itself_is_asked_about_the_nodes(tmp_path: Path) -> None:
     checked = check(tmp_path, loadable(), *nodes)
     assert checked.loaded
     assert checked.kind == "kernels"
-    assert finding(checked, "node block1").verdict == "skipped"
+    assert finding(checked, "nodes against the plugin").verdict == "skipped"
+    assert not [f for f in checked.findings if f.what == "node block1"]
+    assert finding(checked, "node block4") == Finding("node block4", "failed", "malformed")
     assert finding(checked, "kernels for block1").detail == "float16 in, float16 out"
     assert finding(checked, "kernels for block2") == Finding(
         "kernels for block2", "failed", "INT8 is not for this one"
