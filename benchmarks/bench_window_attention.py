@@ -5,7 +5,7 @@ take turns too, timed by the device's events:
 
 * `copy`: device-to-device copies that move as many bytes as the case must (`window_cases.py` has
   the formula), by the driver and by a kernel; the faster one is the bandwidth that counts;
-* `library`: the kernel library by its C interface, `variant-N`: its other kernels,
+* `library`: the kernel library by its C interface, `variant-N`: the kernels it did not choose,
   `operator`: the same through PyTorch's operator;
 * PyTorch's ways, with their copies (`window_peers.py`), on cases named by `--peers`.
 
@@ -82,11 +82,12 @@ def measure_case(
     count = tensors.calls_per_graph
     queries: dict[str, CallsQuery] = {}
 
-    variants = library.variants(tensors.spec, case.in_type, case.out_type, case.shape)
+    chosen, *others = library.variants(tensors.spec, case.in_type, case.out_type, case.shape)
+    outcome.chosen_variant = chosen
     calls = {"library": tensors.by_library(library)}
     if case.in_type == case.out_type != "int8":
         calls["operator"] = tensors.by_operator
-    calls |= {f"variant-{v}": tensors.by_library(library, v) for v in variants}
+    calls |= {f"variant-{v}": tensors.by_library(library, v) for v in others}
     for way, call in calls.items():
         tensors.poison()
         _check(outcome, tensors, way, call(0), ours=True)

@@ -4,8 +4,8 @@
 #
 #   benchmarks/gpu_evidence.sh OUTPUT [STEP...]
 #
-# Steps: build tests memcheck racecheck initcheck benchmark peers; and all-peers, which takes about
-# as long as all the others and runs only when named. OUTPUT receives build.log, tests.log,
+# Steps: build tests memcheck racecheck initcheck benchmark peers; and all-peers, which takes what
+# time is left and runs only when named, best alone. OUTPUT receives build.log, tests.log,
 # sanitizer.log, benchmark.log, summary.txt and results/DEVICE/DATE.jsonl.
 #
 # Needs nvcc, CMake, and a Python (PYTHON, else python3) with torch for CUDA, pytest, hypothesis,
@@ -66,6 +66,14 @@ export EDGEATTN_REQUIRE_FUSED=1
 # What one process compiled of PyTorch's ways, the next one finds.
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton
 
+# Seconds for all steps together, and those kept for `peers` of them.
+total_s=530 peers_s=120
+# left KEEP_S: what is left of the time, less what is kept for later; at least a minute.
+left() {
+  local seconds=$((total_s - SECONDS - $1))
+  echo $((seconds > 60 ? seconds : 60))
+}
+
 has_step() { [[ " ${steps[*]} " == *" $1 "* ]]; }
 
 # run_step NAME LIMIT_S LOG FUNCTION...: run it, log it, note how it ended; always succeeds.
@@ -97,7 +105,7 @@ build() {
 }
 
 # Other versions of PyTorch and its friends deprecate other things: no failure of ours.
-pytest_gpu=("$python" -m pytest -m gpu --require gpu -q -p no:cacheprovider
+pytest_gpu=("$python" -m pytest -m "gpu and not slow" --require gpu -q -p no:cacheprovider
   -W default::DeprecationWarning -W default::FutureWarning)
 
 tests() {
@@ -157,18 +165,22 @@ if [[ -f $EDGEATTN_KERNEL_LIBRARY ]]; then
     run_step compile-peers 140 "$work/compile-peers.log" compile_peers &
   fi
   wait
-  # Timings run alone.
+  # Timings run alone, in the time that is left.
+  has_step peers && keep=$peers_s || keep=0
   if has_step benchmark; then
-    run_step benchmark 125 "$out/benchmark.log" \
-      bench --peers none --seconds 0.1 --time-limit 105
+    limit=$(left "$keep")
+    run_step benchmark "$limit" "$out/benchmark.log" \
+      bench --peers none --seconds 0.1 --time-limit $((limit - 15))
   fi
   if has_step peers; then
-    run_step peers 110 "$out/benchmark.log" \
-      bench "${only_peer_cases[@]}" --seconds 0.2 --time-limit 90
+    limit=$(left 0)
+    run_step peers "$limit" "$out/benchmark.log" \
+      bench "${only_peer_cases[@]}" --seconds 0.2 --time-limit $((limit - 20))
   fi
   if has_step all-peers; then
-    run_step all-peers 520 "$out/benchmark.log" \
-      bench --peers all --only '*-fp16-*' --only '*-bf16-*' --time-limit 490
+    limit=$(left 0)
+    run_step all-peers "$limit" "$out/benchmark.log" \
+      bench --peers all --only '*-fp16-*' --only '*-bf16-*' --time-limit $((limit - 30))
   fi
 fi
 for tool in "${tools[@]}"; do

@@ -24,6 +24,7 @@ class Outcome:
         errors: Per way, how far its result is from the reference.
         failures: Per way, why there is no time.
         int8_gain: Times that INT8 is faster than FP16, if both were measured.
+        chosen_variant: The kernel that the library chose.
     """
 
     case: WindowCase
@@ -31,6 +32,7 @@ class Outcome:
     errors: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     int8_gain: float | None = None
+    chosen_variant: int = 0
 
     @property
     def peers(self) -> dict[str, float]:
@@ -99,6 +101,7 @@ def keep_rows(
         }
         if way == "library":
             result |= {
+                "chosen_variant": outcome.chosen_variant,
                 "best_peer": outcome.best_peer,
                 "speedup_over_best_peer": outcome.speedup,
                 "int8_gain": outcome.int8_gain,
@@ -135,7 +138,10 @@ def print_outcome(outcome: Outcome) -> None:
     variants = {way: s.p50_ms for way, s in stats.items() if way.startswith("variant-")}
     best = min(variants, key=variants.__getitem__, default=None)
     if best is not None and variants[best] < 0.97 * ours:
-        print(f"    {best} is faster than the library's choice: {variants[best] * 1e3:.1f} us")
+        print(
+            f"    {best} is faster than the library's choice, variant-{outcome.chosen_variant}: "
+            f"{variants[best] * 1e3:.1f} us"
+        )
     noisy = [way for way, s in stats.items() if s.cv_percent > 2.5]
     if noisy:
         print(f"    spread above 2.5 %: {', '.join(noisy)}")

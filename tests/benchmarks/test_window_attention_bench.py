@@ -224,8 +224,10 @@ def test_a_case_times_the_library_its_variants_the_operator_and_copies(
 ) -> None:
     case = _small(heads=1, batch=1)
     outcome = _measure(emulator, case)
-    variants = emulator.variants(case.spec, "float16", "float16", case.shape)
-    ours = {"library", "operator", *(f"variant-{v}" for v in variants)}
+    chosen, *others = emulator.variants(case.spec, "float16", "float16", case.shape)
+    assert others
+    assert outcome.chosen_variant == chosen
+    ours = {"library", "operator", *(f"variant-{v}" for v in others)}
     assert set(outcome.stats) == ours | {"copy", "copy-kernel"}
     assert set(outcome.errors) == ours
     assert outcome.share_of_copy is not None
@@ -305,14 +307,14 @@ def test_goals_are_printed_beside_the_figures(capsys: pytest.CaptureFixture[str]
 
 def test_a_better_variant_and_a_failed_peer_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = _outcome("w8-d32-int8-plain", library=0.2, variant_3=0.15, copy=0.1, copy_kernel=0.2)
-    outcome.int8_gain = 1.7
+    outcome.int8_gain, outcome.chosen_variant = 1.7, 2
     outcome.failures["flex-windows"] = "RuntimeError: no"
     print_outcome(outcome)
     lines = capsys.readouterr().out.splitlines()
     assert "0.50 MISSES 0.8" in lines[0]
     assert lines[0].endswith("1.70 >= 1.6")
     assert lines[1:] == [
-        "    variant-3 is faster than the library's choice: 150.0 us",
+        "    variant-3 is faster than the library's choice, variant-2: 150.0 us",
         "    flex-windows has no time: RuntimeError: no",
     ]
 
