@@ -21,10 +21,16 @@ from typing import Any, Literal
 
 from edgeattn.errors import ArtifactError
 
-Kind = Literal["graph", "table", "engine", "report"]
+Kind = Literal["graph", "table", "engine", "report", "trt_calib_cache"]
 
 # Raised when a reader of the previous version could misread the file.
-FORMAT_VERSIONS: dict[Kind, int] = {"graph": 1, "table": 1, "engine": 1, "report": 1}
+FORMAT_VERSIONS: dict[Kind, int] = {
+    "graph": 1,
+    "table": 2,
+    "engine": 1,
+    "report": 1,
+    "trt_calib_cache": 1,
+}
 
 _TOOLS = ("edgeattn", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch")
 
@@ -54,7 +60,7 @@ class Manifest:
         report: What the step that made it found: counts, errors, decisions.
         tools: Versions of the packages at hand when it was made.
         files: sha256 of each file described, by name; empty in a manifest embedded in its file.
-        format_version: Version of the file format.
+        format_version: Version of the file format; by default the one that this version writes.
     """
 
     kind: Kind
@@ -64,7 +70,12 @@ class Manifest:
     report: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=lambda: tool_versions())
     files: dict[str, str] = field(default_factory=dict)
-    format_version: int = 1
+    format_version: int = 0
+
+    def __post_init__(self) -> None:
+        """Give a new manifest the current version of its kind."""
+        if self.format_version == 0:
+            object.__setattr__(self, "format_version", FORMAT_VERSIONS[self.kind])
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the manifest into plain JSON values."""

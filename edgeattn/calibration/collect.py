@@ -95,7 +95,10 @@ def calibrate(
         collector.observe(batch)
         if progress:
             progress(batches.samples, batches.total, "calibrating")
-    tensors = {name: TensorRange.from_amax(o.amax()) for name, o in collector.observers.items()}
+    tensors = {
+        name: TensorRange.from_amax(observer.amax(), options.method)
+        for name, observer in collector.observers.items()
+    }
     manifest = Manifest(
         kind="table",
         parents={"graph": parent, "data": Parent(batches.label, batches.sha256)},

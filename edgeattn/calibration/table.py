@@ -1,25 +1,49 @@
 """The calibration table, `NAME.calib.json`: one scale per observed tensor, tied to one graph.
 
-The file is a JSON object of exactly three entries: `manifest` (kind `table`; parents `graph` and
-`data` by sha256), `method`, and `tensors`, which maps each tensor's name to `{"amax",
-"quant_scale"}` in the tensor's own units. Nothing is repaired: a file that says anything else is
-refused.
+The file is a JSON object of exactly three entries: `manifest` (kind `table`; parents by sha256),
+`method`, and `tensors`, which maps each tensor's name to its range in the tensor's own units, with
+the method that chose it and a summary of the values that calibration saw. The schema is
+`docs/calib-table.schema.json`. Nothing is repaired: a file that says anything else is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeattn.artifacts import Manifest, read_json, write_json
 from edgeattn.errors import ArtifactError, TableError
 from edgeattn.graph.files import graph_sha256
-from edgeattn.graph.int8 import is_quant_scale, quant_scale_from_amax
+from edgeattn.graph.int8 import INT8_MAX, is_quant_scale, quant_scale_from_amax
+
+# The method of ranges that no calibration of ours found.
+IMPORTED = "imported"
 
 _HINT = "calibrate the graph again"
+
+
+@dataclass(frozen=True)
+class ValueSummary:
+    """What calibration saw of a tensor, all samples together.
+
+    Attributes:
+        amax: Largest magnitude.
+        count: Number of values; `None` if they were reduced before they could be counted.
+        clipped_percent: Percent of the values that the chosen range clips; `None` if not counted.
+        percentiles: Magnitude that so many percent of the values do not exceed, to one bin of the
+            histogram, by the percent as text: `{"50": 0.3, "99.9": 4.1}`.
+    """
+
+    amax: float
+    count: int | None = None
+    clipped_percent: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,15 +53,33 @@ class TensorRange:
     Attributes:
         amax: Magnitude that becomes 127.
         quant_scale: Real value of one integer step; exact in float32.
+        method: How `amax` was chosen from the values; `imported` if another tool did.
+        observed: The values it was chosen from; `None` if they are not known.
     """
 
     amax: float
     quant_scale: float
+    method: str
+    observed: ValueSummary | None = None
 
     @classmethod
-    def from_amax(cls, amax: float) -> TensorRange:
+    def from_amax(
+        cls, amax: float, method: str, observed: ValueSummary | None = None
+    ) -> TensorRange:
         """Derive the symmetric INT8 scale."""
-        return cls(amax, float(quant_scale_from_amax(amax)))
+        return cls(amax, float(quant_scale_from_amax(amax)), method, observed)
+
+    @classmethod
+    def from_quant_scale(cls, quant_scale: float) -> TensorRange:
+        """Keep the scale that another tool found; `127 * quant_scale` becomes 127.
+
+        Raises:
+            ValueError: If it is no normal, positive float32 whose range is finite too.
+        """
+        amax = INT8_MAX * float(quant_scale)
+        if not (quant_scale >= np.finfo(np.float32).tiny and is_quant_scale(amax)):
+            raise ValueError(f"not a scale of a finite range: {quant_scale}")
+        return cls(float(np.float32(amax)), float(np.float32(quant_scale)), IMPORTED)
 
 
 @dataclass(frozen=True)
@@ -45,7 +87,7 @@ class CalibTable:
     """What calibration found.
 
     Attributes:
-        method: How the scales were chosen from the values.
+        method: How the scales were asked to be chosen; `imported` if another tool did.
         tensors: Range of each tensor by name, in the graph's order.
         manifest: What the table was made from, and how.
     """
@@ -71,7 +113,7 @@ class CalibTable:
             {
                 "manifest": self.manifest.to_dict(),
                 "method": self.method,
-                "tensors": {name: asdict(entry) for name, entry in self.tensors.items()},
+                "tensors": {name: _range_to_dict(entry) for name, entry in self.tensors.items()},
             },
         )
         return path
@@ -82,7 +124,7 @@ class CalibTable:
 
         Raises:
             TableError: If the file is missing, truncated, of another format version, or holds
-                anything but positive finite scales of distinct tensors.
+                anything but consistent ranges of distinct tensors.
         """
         path = Path(path)
         try:
@@ -93,13 +135,13 @@ class CalibTable:
             raise TableError(err.message, err.hint) from err
         if manifest.kind != "table" or "graph" not in manifest.parents:
             raise TableError(f"{path} is not a calibration table of a graph", _HINT)
-        if not isinstance(values["method"], str) or not isinstance(values["tensors"], dict):
-            raise TableError(f"{path} does not name its method and tensors", _HINT)
+        if not isinstance(values["tensors"], dict):
+            raise TableError(f"{path} does not map tensors to their ranges", _HINT)
         tensors = {
             name: _read_range(entry, f"the entry {name} of {path}")
             for name, entry in values["tensors"].items()
         }
-        return cls(values["method"], tensors, manifest)
+        return cls(_read_method(values["method"], str(path)), tensors, manifest)
 
     def check_parent(self, graph: Path | str) -> None:
         """Refuse a graph other than the one that was calibrated, weights included.
@@ -118,22 +160,106 @@ class CalibTable:
             )
 
 
+def _range_to_dict(entry: TensorRange) -> dict[str, Any]:
+    """Leave out what is not known."""
+    values = asdict(entry)
+    if entry.observed is None:
+        del values["observed"]
+    else:
+        known = values["observed"].items()
+        values["observed"] = {key: value for key, value in known if value not in (None, {})}
+    return values
+
+
 def _read_range(entry: Any, what: str) -> TensorRange:
-    _check_keys(entry, {"amax", "quant_scale"}, what)
-    for key, value in entry.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TableError(f"{key} in {what} is {json.dumps(value)}; expected a number", _HINT)
-    amax, quant_scale = entry["amax"], entry["quant_scale"]
-    if amax != 0 and not is_quant_scale(amax):
-        raise TableError(f"amax in {what} is {amax}; expected a finite magnitude", _HINT)
-    if not is_quant_scale(quant_scale):
+    _check_keys(entry, {"amax", "quant_scale", "method"}, what, {"observed"})
+    amax = _read_magnitude(entry, "amax", what)
+    quant_scale = _read_number(entry, "quant_scale", what, is_quant_scale, "a positive float32")
+    method = _read_method(entry["method"], what)
+    expected = float(quant_scale_from_amax(amax))
+    if abs(quant_scale - expected) > 2**-22 * expected:  # a scale found elsewhere came first
         raise TableError(
-            f"quant_scale in {what} is {quant_scale}; expected a positive float32", _HINT
+            f"quant_scale in {what} is {quant_scale}; expected {expected}, amax / {INT8_MAX}",
+            "do not edit tables by hand; " + _HINT,
         )
-    return TensorRange(float(amax), float(quant_scale))
+    observed = _read_summary(entry["observed"], what) if "observed" in entry else None
+    if observed and observed.clipped_percent and observed.amax <= amax:
+        raise TableError(
+            f"{what} clips {observed.clipped_percent} % of the values, but none is above its amax",
+            _HINT,
+        )
+    return TensorRange(amax, quant_scale, method, observed)
 
 
-def _check_keys(values: Any, expected: set[str], what: str) -> None:
-    if not isinstance(values, dict) or set(values) != expected:
+def _read_summary(values: Any, entry: str) -> ValueSummary:
+    what = f"what was observed for {entry}"
+    _check_keys(values, {"amax"}, what, {"count", "clipped_percent", "percentiles"})
+    amax = _read_magnitude(values, "amax", what)
+    count = clipped = None
+    if "count" in values:
+        count = values["count"]
+        if type(count) is not int or count < 1:
+            raise TableError(f"count in {what} is {json.dumps(count)}; expected at least 1", _HINT)
+    if "clipped_percent" in values:
+        clipped = _read_number(
+            values, "clipped_percent", what, lambda value: 0 <= value <= 100, "0 to 100"
+        )
+    return ValueSummary(amax, count, clipped, _read_percentiles(values, amax, what))
+
+
+def _read_percentiles(values: Mapping[str, Any], amax: float, what: str) -> dict[str, float]:
+    entries = values.get("percentiles", {})
+    if not isinstance(entries, dict) or not all(map(_is_percent, entries)):
+        raise TableError(
+            f"percentiles in {what} is {json.dumps(entries)}; expected magnitudes by percent", _HINT
+        )
+    read = {key: _read_magnitude(entries, key, f"percentiles in {what}") for key in entries}
+    ordered = [read[key] for key in sorted(read, key=float)]
+    if ordered != sorted(ordered) or any(value > amax for value in ordered):
+        raise TableError(
+            f"percentiles in {what} do not rise to at most its amax, {amax}: {json.dumps(read)}",
+            _HINT,
+        )
+    return read
+
+
+def _is_percent(text: str) -> bool:
+    return bool(re.fullmatch(r"\d{1,3}(\.\d+)?", text)) and 0 < float(text) <= 100
+
+
+def _read_method(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise TableError(f"method in {what} is {json.dumps(value)}; expected a name", _HINT)
+    return value
+
+
+def _read_magnitude(values: Mapping[str, Any], key: str, what: str) -> float:
+    return _read_number(
+        values, key, what, lambda value: value == 0 or is_quant_scale(value), "a finite magnitude"
+    )
+
+
+def _read_number(
+    values: Mapping[str, Any],
+    key: str,
+    what: str,
+    fits: Callable[[float], bool],
+    expected: str,
+) -> float:
+    value = values[key]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TableError(f"{key} in {what} is {json.dumps(value)}; expected a number", _HINT)
+    if not fits(value):
+        raise TableError(f"{key} in {what} is {value}; expected {expected}", _HINT)
+    return float(value)
+
+
+def _check_keys(
+    values: Any, required: set[str], what: str, optional: frozenset[str] | set[str] = frozenset()
+) -> None:
+    if not isinstance(values, dict) or not required <= set(values) <= required | optional:
         found = ", ".join(sorted(values)) if isinstance(values, dict) else type(values).__name__
-        raise TableError(f"{what} holds {found}; expected {', '.join(sorted(expected))}", _HINT)
+        more = f", and perhaps {', '.join(sorted(optional))}" if optional else ""
+        raise TableError(
+            f"{what} holds {found}; expected {', '.join(sorted(required))}{more}", _HINT
+        )

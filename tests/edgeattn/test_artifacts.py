@@ -384,11 +384,19 @@ def test_the_manifest_of_another_file_is_refused(written: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMAT_VERSIONS)
-@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5])
+@pytest.mark.parametrize("version", [0, 99, "1", None, 1.5])
 def test_an_unknown_format_version_is_refused_with_both_versions(kind: str, version: Any) -> None:
     values = Manifest("graph").to_dict() | {"kind": kind, "format_version": version}
-    with pytest.raises(ArtifactError, match=f"version {version}; this edgeattn reads version 1"):
+    known = FORMAT_VERSIONS[kind]
+    message = f"version {version}; this edgeattn reads version {known}"
+    with pytest.raises(ArtifactError, match=message):
         Manifest.from_dict(values, "x.json")
+
+
+@pytest.mark.parametrize("kind", FORMAT_VERSIONS)
+def test_a_new_manifest_has_the_version_of_its_kind(kind: str) -> None:
+    assert Manifest(kind).format_version == FORMAT_VERSIONS[kind] > 0
+    assert Manifest.from_dict(Manifest(kind).to_dict(), "x.json") == Manifest(kind)
 
 
 def test_a_missing_format_version_is_refused() -> None:
