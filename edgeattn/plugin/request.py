@@ -78,7 +78,7 @@ def resolve_request(
     if headers is None:
         notes.append(
             "the TensorRT plugin is left out, since TensorRT's headers are not here: this is the "
-            f"kernel library alone. {HEADER_HINT}; name theirs with --tensorrt-include"
+            f"kernel library alone. {HEADER_HINT}; name their folder with --tensorrt-include"
         )
     elif release and headers.major != int(release.tensorrt.partition(".")[0]):
         raise PluginError(
