@@ -127,9 +127,7 @@ class _Placer:
         self._graph = model.graph
         self._constants = Constants(model)
         self._check(model)
-        self._keeps_range = moving_nodes(model.graph) | {
-            node.output[0]: node for node in model.graph.node if self._pads_with_zeros(node)
-        }
+        self._keeps_range = range_keepers(model.graph, self._constants)
 
     def place(self) -> Placement:
         linears: dict[int, LinearNode] = {}
@@ -177,15 +175,6 @@ class _Placer:
             activation = self._keeps_range[activation].input[0]
         return LinearNode(activation, weight, axis)
 
-    def _pads_with_zeros(self, node: onnx.NodeProto) -> bool:
-        """A simplifier may drop such a node, or fold it into a convolution."""
-        if not is_standard(node, "Pad"):
-            return False
-        if any(a.name == "mode" and a.s != b"constant" for a in node.attribute):
-            return False
-        fill = node.input[2] if len(node.input) > 2 else ""
-        return not fill or (fill in self._constants and not self._constants.value(fill).any())
-
     def _why_float(self, node: onnx.NodeProto) -> str:
         if is_attention(node):
             return "attention stays in float; the layers around it are quantized"
@@ -217,6 +206,25 @@ class _Placer:
 def moving_nodes(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """Find the nodes that only move values, by their output."""
     return {node.output[0]: node for node in graph.node if is_standard(node, *MOVING_OPS)}
+
+
+def range_keepers(graph: onnx.GraphProto, constants: Constants) -> dict[str, onnx.NodeProto]:
+    """Find the nodes whose output has the range of their first input, by their output.
+
+    They move values or pad with zeros.
+    """
+    pads = (node for node in graph.node if _pads_with_zeros(node, constants))
+    return moving_nodes(graph) | {node.output[0]: node for node in pads}
+
+
+def _pads_with_zeros(node: onnx.NodeProto, constants: Constants) -> bool:
+    """A simplifier may drop such a node, or fold it into a convolution."""
+    if not is_standard(node, "Pad"):
+        return False
+    if any(a.name == "mode" and a.s != b"constant" for a in node.attribute):
+        return False
+    fill = node.input[2] if len(node.input) > 2 else ""
+    return not fill or (fill in constants and not constants.value(fill).any())
 
 
 def _keep_float(node: onnx.NodeProto, tensor: str, reason: str) -> Decision:
