@@ -47,62 +47,51 @@ EDGEATTN_DEVICE void load_bias_tables(AttentionParams const& params, HeadGroup c
   }
 }
 
-/*! \brief Looks up the bias of one head. */
-class Bias {
- public:
-  Bias() = default;
+/*! \brief The bias table of one head. */
+struct BiasTable {
+  BiasSource source;
+  Shared<float> shared;        //!< entries in the units of scores, unless source is kGlobalBias
+  Global<float const> global;  //!< entries as they are, if source is kGlobalBias
+  int32_t last;                //!< the last one of these
+  float scale;                 //!< from these to the units of scores
+};
 
-  /*! \param shared  the head's table in shared memory, if it is there. */
-  EDGEATTN_DEVICE Bias(AttentionParams const& params, HeadGroup const& group, int32_t head,
-                       Shared<float> shared)
-      : source_(static_cast<BiasSource>(group.bias)), shared_(shared), scale_(params.bias_scale) {
-    if (source_ == kGlobalBias) {
-      global_ = global_bias_table(params, group, head);
-      last_ = global_bias_entries(group) - 1;
+/*! \brief The bias between some queries and two neighbouring keys, from shared memory.
+ *  \param queries  their rows of the table: its begin and the query's term.
+ *  \param keys     the terms of all keys.
+ *  \param key      the first of the two, even. */
+template <BiasSource kSource, int kQueries>
+EDGEATTN_DEVICE void look_up_bias(Shared<float> const (&queries)[kQueries], Shared<int32_t> keys,
+                                  int32_t key, float (&bias)[kQueries][2]) {
+  static_assert(kSource == kSharedBias || kSource == kSharedBiasPairs, "from shared memory");
+  if constexpr (kSource == kSharedBiasPairs) {
+    int32_t const term = load(keys + key);
+    EDGEATTN_UNROLL
+    for (int32_t q = 0; q < kQueries; ++q) {
+      Vec8 const pair = load((queries[q] + term).template as<Vec8>());
+      bias[q][0] = uint_as_float(pair.word[0]);
+      bias[q][1] = uint_as_float(pair.word[1]);
     }
-  }
-
-  EDGEATTN_DEVICE bool exists() const { return source_ != kNoBias; }
-
-  /*! \brief The bias between some queries and two neighbouring keys.
-   *  \param queries  the queries' terms.
-   *  \param keys     the terms of all keys.
-   *  \param key      the first of the two, even. */
-  template <bool kMayBeGlobal, int kQueries>
-  EDGEATTN_DEVICE void look_up(int32_t const (&queries)[kQueries], Shared<int32_t> keys,
-                               int32_t key, float (&bias)[kQueries][2]) const {
-    if (source_ == kSharedBiasPairs) {
-      int32_t const term = load(keys + key);
-      EDGEATTN_UNROLL
-      for (int32_t q = 0; q < kQueries; ++q) {
-        Vec8 const pair = load((shared_ + (queries[q] + term)).template as<Vec8>());
-        bias[q][0] = uint_as_float(pair.word[0]);
-        bias[q][1] = uint_as_float(pair.word[1]);
-      }
-      return;
-    }
+  } else {
     Vec8 const terms = load((keys + key).as<Vec8>());
     EDGEATTN_UNROLL
     for (int32_t q = 0; q < kQueries; ++q) {
-      EDGEATTN_UNROLL
-      for (int32_t i = 0; i < 2; ++i) {
-        int32_t const entry = queries[q] + static_cast<int32_t>(terms.word[i]);
-        if (kMayBeGlobal && source_ == kGlobalBias) {
-          int32_t const clamped = entry < 0 ? 0 : entry < last_ ? entry : last_;
-          bias[q][i] = load(global_ + clamped) * scale_;
-        } else {
-          bias[q][i] = load(shared_ + entry);
-        }
-      }
+      bias[q][0] = load(queries[q] + static_cast<int32_t>(terms.word[0]));
+      bias[q][1] = load(queries[q] + static_cast<int32_t>(terms.word[1]));
     }
   }
+}
 
- private:
-  BiasSource source_;
-  Shared<float> shared_;
-  Global<float const> global_;
-  int32_t last_;
-  float scale_;
-};
+/*! \brief The bias of one query and key, wherever the table is.
+ *  \param query, key  their terms. */
+template <bool kMayBeGlobal>
+EDGEATTN_DEVICE float look_up_bias(BiasTable const& table, int32_t query, int32_t key) {
+  int32_t const entry = query + key;
+  if (table.source == kNoBias) return 0.0f;
+  if (!kMayBeGlobal || table.source != kGlobalBias) return load(table.shared + entry);
+  // Neighborhoods meet distances that the table lacks; those keys are masked.
+  int32_t const existing = entry < 0 ? 0 : entry < table.last ? entry : table.last;
+  return load(table.global + existing) * table.scale;
+}
 
 }  // namespace edgeattn

@@ -61,7 +61,7 @@ EDGEATTN_DEVICE void store_output(AttentionParams const& params, RowState<kHeadD
     int32_t const token = load((rows + (g + 8 * row)).as<int32_t>());
     int64_t const first = static_cast<int64_t>(token) * params.out_token_stride +
                           out_head * params.head_dim + c * kChunkChannels;
-    float factor = 1.0f / state.sum[2 * row];
+    float factor = reciprocal_approx(state.sum[2 * row]);
     if constexpr (sizeof(T) == 1) factor *= params.out_scale;
     EDGEATTN_UNROLL
     for (int32_t block = 0; block < kHeadDim / 32; ++block) {

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "edgeattn/key_value_loader.h"
-#include "edgeattn/query_fragment.h"
+#include "edgeattn/query_tile.h"
 #include "edgeattn/row_tile.h"
 
 namespace edgeattn {

@@ -5,9 +5,9 @@
  * A lane holds the scores of its queries g and g + 8 of a tile with the keys 2c, 2c + 1, 8 + 2c and
  * 9 + 2c, where lane = 4g + c: the C fragments of two mma.
  *
- * In dot-product attention the accumulators begin with the bias, which the table holds in the units
- * of q·k; so it costs no arithmetic. In cosine attention q·k is first multiplied by the lengths'
- * inverses.
+ * The accumulators begin with the bias, which the table in shared memory holds in the units of q·k;
+ * so it costs no arithmetic. What is rare is done afterwards, in passes over the registers: cosine
+ * attention, a bias table in global memory, and the mask.
  */
 #pragma once
 
@@ -31,7 +31,12 @@ struct KeyChunk {
   Shared<int32_t> codes;          //!< [16 * tiles], KeyRow::code
   int32_t tiles;                  //!< of 16 keys
   int32_t first_masked;           //!< tile from which on keys may be hidden
-  float mask_value;               //!< added to the scores of hidden keys, if they are keys at all
+};
+
+/*! \brief What belongs to the rows of a tile of queries, in shared memory. */
+struct QueryRows {
+  Shared<QueryRow> rows;         //!< [16 * row tiles]
+  Shared<float> cosine_factors;  //!< [16 * row tiles], logit_scale / length; cosine attention
 };
 
 /*! \brief Scores of kRowTiles * 16 queries with kKeyTiles * 16 keys. */
@@ -40,98 +45,158 @@ struct Scores {
   float tile[kRowTiles][kKeyTiles][2][4];  //!< [..][..][keys 0-7, 8-15][g: 2c, 2c+1; g+8: 2c, 2c+1]
 };
 
-/*! \brief scores[row tile] += Q · (8 keys)ᵀ.
- *  \param key  this lane's first chunk of key g. */
-template <typename T, int kHeadDim, int kRowTiles>
+/*! \brief Let the scores of a tile of keys begin with the bias from shared memory, or with 0.
+ *  \param bias_rows  rows of the bias table that belong to the queries g, g + 8, …
+ *  \param key_bias   KeyRow::bias from this lane's first key of the tile on. */
+template <BiasSource kSource, int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void begin_scores(Shared<float> const (&bias_rows)[2 * kRowTiles],
+                                  Shared<int32_t> key_bias, int32_t tile,
+                                  Scores<kRowTiles, kKeyTiles>& scores) {
+  EDGEATTN_UNROLL
+  for (int32_t n = 0; n < 2; ++n) {
+    float bias[2 * kRowTiles][2] = {};
+    if constexpr (kSource != kNoBias) look_up_bias<kSource>(bias_rows, key_bias, 8 * n, bias);
+    EDGEATTN_UNROLL
+    for (int32_t i = 0; i < 4 * kRowTiles; ++i) {
+      scores.tile[i / 4][tile][n][i % 4] = bias[i / 2][i % 2];
+    }
+  }
+}
+
+/*! \brief Add Q·Kᵀ to the scores of a tile of keys.
+ *  \param key  this lane's chunk of key g of the tile, of each 32 channels. */
+template <typename T, int kHeadDim, int kRowTiles, int kKeyTiles>
 EDGEATTN_DEVICE void multiply_keys(QueryTile<kHeadDim, kRowTiles> const& query,
-                                   Shared<unsigned char> (&key)[kHeadDim / 32], int32_t offset,
-                                   float (&scores)[kRowTiles][4]) {
+                                   Shared<unsigned char> const (&key)[kHeadDim / 32], int32_t tile,
+                                   Scores<kRowTiles, kKeyTiles>& scores) {
   EDGEATTN_UNROLL
-  for (int32_t block = 0; block < kHeadDim / 32; ++block) {
-    Vec16 const chunk = load((key[block] + offset).template as<Vec16>());
+  for (int32_t n = 0; n < 2; ++n) {
+    int32_t const offset = (16 * tile + 8 * n) * RowTile<kHeadDim>::kRowBytes;
     EDGEATTN_UNROLL
-    for (int32_t step = 0; step < 2; ++step) {
-      uint32_t const b[2] = {chunk.word[2 * step], chunk.word[2 * step + 1]};
+    for (int32_t block = 0; block < kHeadDim / 32; ++block) {
+      Vec16 const words = load((key[block] + offset).template as<Vec16>());
       EDGEATTN_UNROLL
-      for (int32_t r = 0; r < kRowTiles; ++r) {
-        uint32_t a[4];
-        query_operand(query.fragment[r], block, step, a);
-        mma_m16n8k16<Math<T>>(scores[r], a, b);
+      for (int32_t step = 0; step < 2; ++step) {
+        uint32_t const b[2] = {words.word[2 * step], words.word[2 * step + 1]};
+        EDGEATTN_UNROLL
+        for (int32_t r = 0; r < kRowTiles; ++r) {
+          mma_m16n8k16<Math<T>>(scores.tile[r][tile][n], query.operand[r][2 * block + step], b);
+        }
       }
     }
   }
 }
 
-/*! \brief Add the mask to the scores of 8 keys: -inf to keys that are none, mask_value to keys that
- *  only the shift brought together with a query. */
-template <int kHeadDim, int kRowTiles>
-EDGEATTN_DEVICE void mask_scores(QueryTile<kHeadDim, kRowTiles> const& query, Shared<int32_t> codes,
-                                 float mask_value, float (&scores)[kRowTiles][4]) {
-  Vec8 const code = load((codes + 2 * (lane_index() % 4)).as<Vec8>());
-  EDGEATTN_UNROLL
-  for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
-    // Only now: in most tiles nothing is masked, and these would take up registers.
-    Vec16 const query_row = load((query.rows + (lane_index() / 4 + 8 * row)).template as<Vec16>());
-    EDGEATTN_UNROLL
-    for (int32_t i = 0; i < 2; ++i) {
-      int32_t const key = static_cast<int32_t>(code.word[i]);
-      float const addend = key == kNoKey ? -INFINITY : mask_value;
-      float& score = scores[row / 2][2 * (row % 2) + i];
-      if (is_outside(key, static_cast<int32_t>(query_row.word[2]),
-                     static_cast<int32_t>(query_row.word[3]))) {
-        score += addend;
-      }
-    }
-  }
-}
-
-/*! \brief Compute the scores of a chunk; those past its tiles are left as they are. */
-template <typename T, bool kMayBeGlobal, int kHeadDim, int kRowTiles, int kKeyTiles>
-EDGEATTN_DEVICE void compute_scores(AttentionParams const& params, Bias const& bias,
-                                    QueryTile<kHeadDim, kRowTiles> const& query,
+/*! \brief Q·Kᵀ plus the bias from shared memory. The bias of a tile is on its way while the tile
+ *  before is multiplied. */
+template <typename T, BiasSource kSource, int kHeadDim, int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void multiply_chunk(QueryTile<kHeadDim, kRowTiles> const& query,
+                                    Shared<float> bias_table, Shared<QueryRow> rows,
                                     KeyChunk const& chunk, Scores<kRowTiles, kKeyTiles>& scores) {
-  using Tile = RowTile<kHeadDim>;
   int32_t const g = lane_index() / 4;
   int32_t const c = lane_index() % 4;
+  Shared<float> bias_rows[2 * kRowTiles];
+  if constexpr (kSource != kNoBias) {
+    EDGEATTN_UNROLL
+    for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
+      bias_rows[row] = bias_table + load((rows + (g + 8 * row)).as<int32_t>() + 1);
+    }
+  }
+  Shared<int32_t> const key_bias = chunk.bias + 2 * c;
+  begin_scores<kSource>(bias_rows, key_bias, 0, scores);
+
   Shared<unsigned char> key[kHeadDim / 32];
   EDGEATTN_UNROLL
   for (int32_t block = 0; block < kHeadDim / 32; ++block) {
-    key[block] = chunk.keys + Tile::offset(g, 4 * block + c);
+    key[block] = chunk.keys + RowTile<kHeadDim>::offset(g, 4 * block + c);
   }
-
   EDGEATTN_UNROLL
   for (int32_t t = 0; t < kKeyTiles; ++t) {
-    if (t < chunk.tiles) {
+    if (t + 1 < kKeyTiles) {
+      if (t + 1 < chunk.tiles) {
+        begin_scores<kSource>(bias_rows, key_bias + 16 * (t + 1), t + 1, scores);
+      } else {  // some value: else registers of unknown content would be kept all the time
+        begin_scores<kNoBias>(bias_rows, key_bias, t + 1, scores);
+      }
+    }
+    if (t < chunk.tiles) multiply_keys<T>(query, key, t, scores);
+  }
+}
+
+/*! \brief What the accumulators could not begin with: the factors of cosine attention, and then the
+ *  bias. */
+template <bool kMayBeGlobal, int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void finish_scores(bool cosine, BiasTable const& bias, QueryRows const& queries,
+                                   KeyChunk const& chunk, Scores<kRowTiles, kKeyTiles>& scores) {
+  int32_t const g = lane_index() / 4;
+  int32_t const c = lane_index() % 4;
+  EDGEATTN_UNROLL
+  for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
+    int32_t const query_bias = load((queries.rows + (g + 8 * row)).as<int32_t>() + 1);
+    float const query_factor = cosine ? load(queries.cosine_factors + (g + 8 * row)) : 1.0f;
+    EDGEATTN_UNROLL
+    for (int32_t n = 0; n < 2 * kKeyTiles; ++n) {
+      if (n / 2 >= chunk.tiles) break;
       EDGEATTN_UNROLL
-      for (int32_t n = 0; n < 2; ++n) {
-        int32_t const first_key = 16 * t + 8 * n;
-        int32_t const lane_key = first_key + 2 * c;
-        float score[kRowTiles][4] = {};
-        float addend[2 * kRowTiles][2] = {};
-        if (bias.exists()) bias.look_up<kMayBeGlobal>(query.bias, chunk.bias, lane_key, addend);
-        if (!params.cosine) {
-          EDGEATTN_UNROLL
-          for (int32_t i = 0; i < 4 * kRowTiles; ++i) score[i / 4][i % 4] = addend[i / 2][i % 2];
-        }
-        multiply_keys<T>(query, key, first_key * Tile::kRowBytes, score);
-        if (params.cosine) {
-          Vec8 const inverse = load((chunk.inverse_lengths + lane_key).template as<Vec8>());
-          EDGEATTN_UNROLL
-          for (int32_t i = 0; i < 4 * kRowTiles; ++i) {
-            float const cosine = score[i / 4][i % 4] * uint_as_float(inverse.word[i % 2]);
-            score[i / 4][i % 4] = cosine * query.cosine_factor[i / 2] + addend[i / 2][i % 2];
-          }
-        }
-        if (t >= chunk.first_masked) {
-          mask_scores(query, chunk.codes + first_key, chunk.mask_value, score);
-        }
-        EDGEATTN_UNROLL
-        for (int32_t i = 0; i < 4 * kRowTiles; ++i) {
-          scores.tile[i / 4][t][n][i % 4] = score[i / 4][i % 4];
+      for (int32_t i = 0; i < 2; ++i) {
+        int32_t const key = 8 * n + 2 * c + i;
+        float const factor = cosine ? query_factor * load(chunk.inverse_lengths + key) : 1.0f;
+        float& score = scores.tile[row / 2][n / 2][n % 2][2 * (row % 2) + i];
+        score =
+            score * factor + look_up_bias<kMayBeGlobal>(bias, query_bias, load(chunk.bias + key));
+      }
+    }
+    sync_warp();  // one row after the other: the keys' terms of all tiles would take up registers
+  }
+}
+
+/*! \brief Add the mask: -inf to keys that are none, mask_value to keys that a query does not see.
+ *  \param rows  the queries. */
+template <int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void mask_scores(Shared<QueryRow> rows, float mask_value, KeyChunk const& chunk,
+                                 Scores<kRowTiles, kKeyTiles>& scores) {
+  Shared<QueryRow> const of_lane = rows + lane_index() / 4;
+  Shared<int32_t> const codes_of_lane = chunk.codes + 2 * (lane_index() % 4);
+  EDGEATTN_UNROLL
+  for (int32_t n = 0; n < 2 * kKeyTiles; ++n) {
+    if (n / 2 >= chunk.tiles) break;
+    if (n / 2 < chunk.first_masked) continue;
+    Vec8 const codes = load((codes_of_lane + 8 * n).as<Vec8>());
+    EDGEATTN_UNROLL
+    for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
+      Vec8 const interval = load((of_lane + 8 * row).as<Vec8>() + 1);
+      EDGEATTN_UNROLL
+      for (int32_t i = 0; i < 2; ++i) {
+        int32_t const code = static_cast<int32_t>(codes.word[i]);
+        float const addend = code == kNoKey ? -INFINITY : mask_value;
+        float& score = scores.tile[row / 2][n / 2][n % 2][2 * (row % 2) + i];
+        if (is_outside(code, static_cast<int32_t>(interval.word[0]),
+                       static_cast<int32_t>(interval.word[1]))) {
+          score += addend;
         }
       }
     }
   }
+}
+
+/*! \brief Compute the scores of a chunk; those past its tiles mean nothing.
+ *  \param mask_value  what is added where a query does not see a key. */
+template <typename T, bool kMayBeGlobal, int kHeadDim, int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void compute_scores(bool cosine, float mask_value, BiasTable const& bias,
+                                    QueryTile<kHeadDim, kRowTiles> const& query,
+                                    QueryRows const& queries, KeyChunk const& chunk,
+                                    Scores<kRowTiles, kKeyTiles>& scores) {
+  if (!cosine && bias.source == kSharedBiasPairs) {
+    multiply_chunk<T, kSharedBiasPairs>(query, bias.shared, queries.rows, chunk, scores);
+  } else if (!cosine && bias.source == kSharedBias) {
+    multiply_chunk<T, kSharedBias>(query, bias.shared, queries.rows, chunk, scores);
+  } else {
+    multiply_chunk<T, kNoBias>(query, bias.shared, queries.rows, chunk, scores);
+    if (cosine || (kMayBeGlobal && bias.source == kGlobalBias)) {
+      finish_scores<kMayBeGlobal>(cosine, bias, queries, chunk, scores);
+    }
+  }
+  if (chunk.first_masked < chunk.tiles) mask_scores(queries.rows, mask_value, chunk, scores);
 }
 
 }  // namespace edgeattn

@@ -53,19 +53,18 @@ EDGEATTN_DEVICE float max_of_quad(float value) {
 /*! \brief Take the chunk's scores into `largest` and scale what has been summed up so far.
  *  \param is_first  nothing has been summed up yet.
  *  \param offset    [2], what the exponents of the queries' weights are reduced by. */
-template <int kHeadDim, int kKeyTiles>
+template <bool kFull, int kHeadDim, int kKeyTiles>
 EDGEATTN_DEVICE void raise_largest(RowState<kHeadDim>& state,
                                    float const (&scores)[kKeyTiles][2][4], int32_t tiles,
                                    float score_scale, bool is_first, float (&offset)[2]) {
   float largest[2] = {state.largest[0], state.largest[1]};
   EDGEATTN_UNROLL
   for (int32_t t = 0; t < kKeyTiles; ++t) {
-    if (t < tiles) {
-      EDGEATTN_UNROLL
-      for (int32_t i = 0; i < 8; ++i) {
-        float& row = largest[i % 4 / 2];
-        row = fmaxf(row, scores[t][i / 4][i % 4]);
-      }
+    if (!kFull && t >= tiles) break;
+    EDGEATTN_UNROLL
+    for (int32_t i = 0; i < 8; ++i) {
+      float& row = largest[i % 4 / 2];
+      row = fmaxf(row, scores[t][i / 4][i % 4]);
     }
   }
   EDGEATTN_UNROLL
@@ -102,49 +101,61 @@ EDGEATTN_DEVICE void weights_operand(float const (&scores)[2][4], float score_sc
   }
 }
 
-/*! \brief Add a chunk's weights and weighted values to the state of each row tile. */
-template <typename T, int kHeadDim, int kRowTiles, int kKeyTiles>
-EDGEATTN_DEVICE void accumulate(Scores<kRowTiles, kKeyTiles> const& scores, KeyChunk const& chunk,
-                                float score_scale, bool is_first,
-                                RowState<kHeadDim> (&state)[kRowTiles]) {
+/*! \brief Add a chunk's weights and weighted values to the state of each row tile. kFull: as in
+ *  multiply_keys. */
+template <typename T, bool kFull, int kHeadDim, int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void add_chunk(Scores<kRowTiles, kKeyTiles> const& scores, KeyChunk const& chunk,
+                               float score_scale, bool is_first,
+                               RowState<kHeadDim> (&state)[kRowTiles]) {
   using Tile = RowTile<kHeadDim>;
   constexpr uint32_t kOnes = std::is_same_v<T, half_t> ? 0x3c003c00u : 0x3f803f80u;
   float offset[kRowTiles][2];
   EDGEATTN_UNROLL
   for (int32_t r = 0; r < kRowTiles; ++r) {
-    raise_largest(state[r], scores.tile[r], chunk.tiles, score_scale, is_first, offset[r]);
+    raise_largest<kFull>(state[r], scores.tile[r], chunk.tiles, score_scale, is_first, offset[r]);
   }
 
-  // Lane 8i + j reads key j (i = 0, 2) or 8 + j (i = 1, 3) of chunk 2p (i < 2) or 2p + 1.
-  int32_t const row = lane_index() % 16;
+  // Lane 8i + j reads key j (i = 0, 2) or 8 + j (i = 1, 3), chunk 2p (i < 2) or 2p + 1.
   Shared<unsigned char> value[kHeadDim / 16];
   EDGEATTN_UNROLL
   for (int32_t p = 0; p < kHeadDim / 16; ++p) {
-    value[p] = chunk.values + Tile::offset(row, 2 * p + lane_index() / 16);
+    value[p] = chunk.values + Tile::offset(lane_index() % 16, 2 * p + lane_index() / 16);
   }
   EDGEATTN_UNROLL
   for (int32_t t = 0; t < kKeyTiles; ++t) {
-    if (t < chunk.tiles) {
-      uint32_t a[kRowTiles][4];
+    if (!kFull && t >= chunk.tiles) break;
+    uint32_t a[kRowTiles][4];
+    EDGEATTN_UNROLL
+    for (int32_t r = 0; r < kRowTiles; ++r) {
+      weights_operand<T>(scores.tile[r][t], score_scale, offset[r], a[r]);
+      uint32_t const ones[2] = {kOnes, kOnes};
+      mma_m16n8k16<T>(state[r].sum, a[r], ones);
+    }
+    EDGEATTN_UNROLL
+    for (int32_t p = 0; p < kHeadDim / 16; ++p) {
+      uint32_t channels[4];
+      ldmatrix_x4_trans(channels, value[p] + 16 * t * Tile::kRowBytes);
+      uint32_t const low[2] = {channels[0], channels[1]};
+      uint32_t const high[2] = {channels[2], channels[3]};
       EDGEATTN_UNROLL
       for (int32_t r = 0; r < kRowTiles; ++r) {
-        weights_operand<T>(scores.tile[r][t], score_scale, offset[r], a[r]);
-        uint32_t const ones[2] = {kOnes, kOnes};
-        mma_m16n8k16<T>(state[r].sum, a[r], ones);
-      }
-      EDGEATTN_UNROLL
-      for (int32_t p = 0; p < kHeadDim / 16; ++p) {
-        uint32_t channels[4];
-        ldmatrix_x4_trans(channels, value[p] + 16 * t * Tile::kRowBytes);
-        uint32_t const low[2] = {channels[0], channels[1]};
-        uint32_t const high[2] = {channels[2], channels[3]};
-        EDGEATTN_UNROLL
-        for (int32_t r = 0; r < kRowTiles; ++r) {
-          mma_m16n8k16<T>(state[r].out[2 * p], a[r], low);
-          mma_m16n8k16<T>(state[r].out[2 * p + 1], a[r], high);
-        }
+        mma_m16n8k16<T>(state[r].out[2 * p], a[r], low);
+        mma_m16n8k16<T>(state[r].out[2 * p + 1], a[r], high);
       }
     }
+  }
+}
+
+/*! \brief Take a chunk of keys into the state of each row tile.
+ *  \param is_first  nothing has been taken in yet. */
+template <typename T, int kHeadDim, int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void accumulate(Scores<kRowTiles, kKeyTiles> const& scores, KeyChunk const& chunk,
+                                float score_scale, bool is_first,
+                                RowState<kHeadDim> (&state)[kRowTiles]) {
+  if (chunk.tiles == kKeyTiles) {
+    add_chunk<T, true>(scores, chunk, score_scale, is_first, state);
+  } else {
+    add_chunk<T, false>(scores, chunk, score_scale, is_first, state);
   }
 }
 

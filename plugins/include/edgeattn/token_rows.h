@@ -123,6 +123,12 @@ EDGEATTN_HOST_DEVICE KeyRow window_member(AttentionParams const& params, HeadGro
   return {kAbsent, bias, kNoKey};
 }
 
+/*! \brief The same member as a query: it sees the keys with its own labels. */
+EDGEATTN_HOST_DEVICE QueryRow query_of_member(HeadGroup const& group, KeyRow const& member,
+                                              int32_t y, int32_t x) {
+  return {member.token, query_bias(group, y, x), member.code, member.code};
+}
+
 /*! \brief Row `r` of the keys of a window. */
 EDGEATTN_HOST_DEVICE KeyRow key_row(AttentionParams const& params, HeadGroup const& group,
                                     WindowPlace const& place, int32_t r) {
@@ -151,8 +157,7 @@ EDGEATTN_HOST_DEVICE QueryRow query_row(AttentionParams const& params, HeadGroup
   int32_t const y = divide(r, group.query_cols);
   int32_t const x = r - y * group.cols.queries;
   if (group.mode != kNeighborhood) {
-    KeyRow const member = window_member(params, group, place, y, x);
-    return {member.token, query_bias(group, y, x), member.code, member.code};
+    return query_of_member(group, window_member(params, group, place, y, x), y, x);
   }
 
   NeighborhoodTile const rows =

@@ -14,7 +14,6 @@
 #include "edgeattn/bias_table.h"
 #include "edgeattn/intrinsics.h"
 #include "edgeattn/params.h"
-#include "edgeattn/query_fragment.h"
 #include "edgeattn/shared_layout.h"
 #include "edgeattn/token_rows.h"
 #include "edgeattn/work_item.h"
@@ -49,6 +48,11 @@ EDGEATTN_DEVICE float max_of_warp(float value) {
   for (int32_t mask = 1; mask < kWarpLanes; mask *= 2)
     value = fmaxf(value, shuffle_xor(value, mask));
   return value;
+}
+
+/*! \brief 1 / max(length, 1e-12) from the square of a vector's length. */
+EDGEATTN_DEVICE float plain_inverse_length(float square) {
+  return 1.0f / fmaxf(sqrt_rn(square), 1e-12f);
 }
 
 /*! \brief bias + mask of a query and a key: -inf for a key that it does not see. */
@@ -107,7 +111,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, 2)
         square += x * x;
       }
       scale[q] = load(Global<float const>(params.logit_scale) + head) *
-                 inverse_length(sum_of_warp(square));
+                 plain_inverse_length(sum_of_warp(square));
     }
   }
 
@@ -132,7 +136,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, 2)
         dot[q] += k * load(queries + (q * params.head_dim + d));
       }
     }
-    float const key_factor = params.cosine ? inverse_length(square) : 1.0f;
+    float const key_factor = params.cosine ? plain_inverse_length(square) : 1.0f;
     EDGEATTN_UNROLL
     for (int32_t q = 0; q < kPlainWarpQueries; ++q) {
       float const logit =

@@ -9,12 +9,15 @@
 
 #include <stdint.h>
 
+#include "edgeattn/bias_table.h"
 #include "edgeattn/epilogue.h"
 #include "edgeattn/key_lengths.h"
 #include "edgeattn/key_value_loader.h"
+#include "edgeattn/query_tile.h"
 #include "edgeattn/scores.h"
 #include "edgeattn/shared_layout.h"
 #include "edgeattn/softmax.h"
+#include "edgeattn/tile_job.h"
 #include "edgeattn/work_item.h"
 
 namespace edgeattn {
@@ -34,39 +37,17 @@ EDGEATTN_DEVICE void build_rows(AttentionParams const& params, WorkItem const& i
     WindowPlace const place = window_place(group, item.first_window + window);
     if (row < keys) {
       KeyRow const key = key_row(params, group, place, row);
-      int32_t const at = window * keys + row;
-      store((shared + layout.key_tokens).as<int32_t>() + at, key.token);
-      store((shared + layout.key_bias).as<int32_t>() + at, key.bias);
-      store((shared + layout.key_codes).as<int32_t>() + at, key.code);
+      Shared<int32_t> const key_rows = (shared + layout.key_rows).as<int32_t>();
+      store((shared + layout.key_tokens).as<int32_t>() + (window * keys + row), key.token);
+      store(key_rows + (2 * window * keys + row), key.bias);
+      store(key_rows + ((2 * window + 1) * keys + row), key.code);
     }
     if (row < queries) {
       store((shared + layout.queries).as<QueryRow>() + (window * queries + row),
             query_row(params, group, place, row));
     }
-    if (row == 0) {
-      int32_t const unmasked = group.rows.keys * group.cols.keys / 16;
-      store((shared + layout.first_masked).as<int32_t>() + window,
-            window_is_mixed(params, group, place) ? 0 : unmasked);
-    }
   }
 }
-
-/*! \brief A tile of queries of an item. */
-struct TilePosition {
-  int32_t head;
-  int32_t window;
-  int32_t tile;  //!< of the window
-
-  EDGEATTN_DEVICE void advance(int32_t steps, int32_t tiles, int32_t windows) {
-    tile += steps;
-    for (; tile >= tiles; tile -= tiles) {
-      if (++window == windows) {
-        window = 0;
-        ++head;
-      }
-    }
-  }
-};
 
 /*! \brief Attention of windows that are resident in shared memory.
  *
@@ -79,29 +60,28 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   constexpr int32_t kTileQueries = 16 * kRowTiles;
   WorkItem const item = find_work_item(params, 0);
   HeadGroup const& group = item.group;
-  int32_t const keys = window_keys(group);
-  int32_t const queries = window_queries(group, kTileQueries);
   Shared<unsigned char> const shared = shared_memory();
   SharedLayout const layout = resident_layout(group, Tile::kRowBytes, kTileQueries, params.cosine);
-  KeyValueTiles const tiles{shared, item.windows * keys, item.heads};
+  KeyValueTiles const tiles{shared, item.windows * window_keys(group), item.heads};
+  int32_t const first_head = group.head_offset + item.first_head;
 
   build_rows(params, item, layout, kTileQueries);
+  build_tile_jobs(params, item, layout, Tile::kRowBytes, kTileQueries);
   sync_cta();  // the rows are known: loads follow them
 
-  KeyValueLoader<T, kHeadDim> const loader(params, group.head_offset + item.first_head);
+  KeyValueLoader<T, kHeadDim> const loader(params, first_head);
   loader.start(tiles, (shared + layout.key_tokens).as<int32_t>());
-
-  int32_t const query_tiles = queries / kTileQueries;
-  TilePosition position{0, 0, 0};
-  position.advance(warp_index(), query_tiles, item.windows);
-  QueryTile<kHeadDim, kRowTiles> query;
-  auto const start_position = [&] {
-    int32_t const row = position.window * queries + position.tile * kTileQueries;
-    start_queries<T>(params, (shared + layout.queries).as<QueryRow>() + row,
-                     group.head_offset + item.first_head + position.head, query);
+  Shared<TileJob> const jobs = (shared + layout.jobs).as<TileJob>();
+  int32_t const num_jobs = num_tile_jobs(item, kTileQueries);
+  int32_t job = warp_index();
+  LoadedQueries<T, kHeadDim, kRowTiles> loaded;
+  auto const start_job = [&](int32_t number) {
+    QueryJob const queries = load((jobs + number).as<QueryJob>());
+    start_queries(params, (shared + queries.rows).as<QueryRow>(), group.head_offset + queries.head,
+                  loaded);
   };
-  if (position.head < item.heads) start_position();
-  if (group.bias == kSharedBias || group.bias == kSharedBiasPairs) {
+  if (job < num_jobs) start_job(job);
+  if (group.bias != kNoBias) {
     load_bias_tables(params, group, item.first_head, item.heads,
                      (shared + layout.bias).as<float>());
   }
@@ -114,46 +94,50 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     sync_cta();  // the lengths of all threads are there
   }
 
-  int32_t const key_tiles = keys / 16;
-  int32_t const chunks = ceil_div(key_tiles, kKeyTiles);
-  int32_t const chunk_tiles = ceil_div(key_tiles, chunks);
-  while (position.head < item.heads) {
-    int32_t const head = item.first_head + position.head;
-    finish_queries<T>(params, group.head_offset + head, query);
-    Shared<QueryRow> const rows = query.rows;
-    Bias const bias(params, group, head,
-                    (shared + layout.bias).as<float>() + position.head * shared_bias_floats(group));
-    int32_t const window_row = position.window * keys;
-    int32_t const first_masked =
-        load((shared + layout.first_masked).as<int32_t>() + position.window);
-    Shared<unsigned char> const window_tile =
-        tiles.begin + (2 * position.head * tiles.rows + window_row) * Tile::kRowBytes;
-    Shared<float> const lengths =
-        (shared + layout.inverse_lengths).as<float>() + (position.head * tiles.rows + window_row);
-
+  int32_t const keys = window_keys(group);
+  while (job < num_jobs) {
+    QueryTile<kHeadDim, kRowTiles> query;
+    finish_queries(params.head_dim, loaded, query);
+    Shared<float> const cosine_factors =
+        (shared + layout.cosine_factors).as<float>() + warp_index() * kTileQueries;
+    if (params.cosine) {
+      int32_t const head = load((jobs + job).as<QueryJob>()).head;
+      build_cosine_factors<Math<T>>(params, group.head_offset + head, query, cosine_factors);
+    }
     RowState<kHeadDim> state[kRowTiles];
     EDGEATTN_UNROLL
     for (int32_t r = 0; r < kRowTiles; ++r) reset(state[r]);
-    position.advance(kWarps, query_tiles, item.windows);
-    for (int32_t first = 0; first < key_tiles; first += chunk_tiles) {
-      KeyChunk const chunk{window_tile + 16 * first * Tile::kRowBytes,
-                           window_tile + (tiles.rows + 16 * first) * Tile::kRowBytes,
-                           lengths + 16 * first,
-                           (shared + layout.key_bias).as<int32_t>() + (window_row + 16 * first),
-                           (shared + layout.key_codes).as<int32_t>() + (window_row + 16 * first),
-                           key_tiles - first < chunk_tiles ? key_tiles - first : chunk_tiles,
-                           first_masked - first,
-                           outside_value(params, group)};
+
+    for (int32_t first = 0; first < keys; first += 16 * kKeyTiles) {
+      sync_warp();  // no hazard: the job is to be read again, not to be kept in registers
+      QueryJob const of_queries = load((jobs + job).as<QueryJob>());
+      KeyJob const of_keys = load((jobs + job).as<KeyJob>() + 1);
+      BiasTable const bias{static_cast<BiasSource>(group.bias),
+                           (shared + of_queries.bias).as<float>(), Global<float const>(nullptr), 0,
+                           0.0f};
+      QueryRows const queries{(shared + of_queries.rows).as<QueryRow>(), cosine_factors};
+      int32_t const tiles_left = (keys - first) / 16;
+      KeyChunk const chunk{shared + (of_keys.keys + first * Tile::kRowBytes),
+                           shared + (of_keys.values + first * Tile::kRowBytes),
+                           (shared + of_keys.lengths).as<float>() + first,
+                           (shared + of_keys.rows).as<int32_t>() + first,
+                           (shared + of_keys.rows).as<int32_t>() + (keys + first),
+                           tiles_left < kKeyTiles ? tiles_left : kKeyTiles,
+                           of_queries.first_masked - first / 16};
       Scores<kRowTiles, kKeyTiles> scores;
-      compute_scores<T, false>(params, bias, query, chunk, scores);
-      // The registers of these queries are free: load the next ones while the softmax is on.
-      if (first + chunk_tiles >= key_tiles && position.head < item.heads) start_position();
+      compute_scores<T, false>(params.cosine, outside_value(params, group), bias, query, queries,
+                               chunk, scores);
       accumulate<Math<T>>(scores, chunk, params.score_scale, first == 0, state);
     }
+    QueryJob const of_queries = load((jobs + job).as<QueryJob>());
     EDGEATTN_UNROLL
     for (int32_t r = 0; r < kRowTiles; ++r) {
-      store_output<T>(params, state[r], rows + 16 * r, group.out_head + head);
+      store_output<T>(params, state[r], (shared + of_queries.rows).as<QueryRow>() + 16 * r,
+                      group.out_head + of_queries.head);
     }
+    job += kWarps;
+    if (job >= num_jobs) break;
+    start_job(job);
   }
 }
 

@@ -35,15 +35,17 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   SharedLayout const layout =
       streamed_layout(group, Tile::kRowBytes, kBlockQueries, kChunkKeys, params.cosine);
   Shared<QueryRow> const query_rows = (shared + layout.queries).as<QueryRow>();
+  Shared<int32_t> const key_tokens = (shared + layout.key_tokens).as<int32_t>();
+  Shared<int32_t> const key_rows = (shared + layout.key_rows).as<int32_t>();
   WindowPlace const place = window_place(group, item.first_window);
 
   auto const build_keys = [&](int32_t chunk) {
     int32_t const stage = chunk % kRowStages * kChunkKeys;
     for (int32_t row = thread_index(); row < kChunkKeys; row += kThreads) {
       KeyRow const key = key_row(params, group, place, chunk * kChunkKeys + row);
-      store((shared + layout.key_tokens).as<int32_t>() + (stage + row), key.token);
-      store((shared + layout.key_bias).as<int32_t>() + (stage + row), key.bias);
-      store((shared + layout.key_codes).as<int32_t>() + (stage + row), key.code);
+      store(key_tokens + (stage + row), key.token);
+      store(key_rows + (2 * stage + row), key.bias);
+      store(key_rows + (2 * stage + kChunkKeys + row), key.code);
     }
   };
   KeyValueLoader<T, kHeadDim> const loader(params, head);
@@ -52,8 +54,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     return KeyValueTiles{shared + stage, kChunkKeys, 1};
   };
   auto const start_keys = [&](int32_t chunk) {
-    loader.start(tiles_of(chunk),
-                 (shared + layout.key_tokens).as<int32_t>() + chunk % kRowStages * kChunkKeys);
+    loader.start(tiles_of(chunk), key_tokens + chunk % kRowStages * kChunkKeys);
   };
 
   for (int32_t row = thread_index(); row < kBlockQueries; row += kThreads) {
@@ -65,13 +66,22 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   sync_cta();  // the rows are known: loads follow them
 
   start_keys(0);
-  QueryTile<kHeadDim, kRowTiles> query;
-  start_queries<T>(params, query_rows + warp_index() * kTileQueries, head, query);
+  Shared<QueryRow> const rows = query_rows + warp_index() * kTileQueries;
+  LoadedQueries<T, kHeadDim, kRowTiles> loaded;
+  start_queries(params, rows, head, loaded);
   if (group.bias == kSharedBias || group.bias == kSharedBiasPairs) {
     load_bias_tables(params, group, item.first_head, 1, (shared + layout.bias).as<float>());
   }
-  finish_queries<T>(params, head, query);
-  Bias const bias(params, group, item.first_head, (shared + layout.bias).as<float>());
+  QueryTile<kHeadDim, kRowTiles> query;
+  finish_queries(params.head_dim, loaded, query);
+  QueryRows const queries{
+      rows, (shared + layout.cosine_factors).as<float>() + warp_index() * kTileQueries};
+  if (params.cosine) {
+    build_cosine_factors<Math<T>>(params, head, query, queries.cosine_factors);
+  }
+  BiasTable const bias{static_cast<BiasSource>(group.bias), (shared + layout.bias).as<float>(),
+                       global_bias_table(params, group, item.first_head),
+                       global_bias_entries(group) - 1, params.bias_scale};
 
   int32_t const keys = group.rows.keys * group.cols.keys;
   int32_t const key_tiles = ceil_div(keys, 16);
@@ -98,18 +108,18 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     KeyChunk const chunk{tile,
                          tile + kChunkKeys * Tile::kRowBytes,
                          (shared + layout.inverse_lengths).as<float>(),
-                         (shared + layout.key_bias).as<int32_t>() + stage,
-                         (shared + layout.key_codes).as<int32_t>() + stage,
+                         key_rows + 2 * stage,
+                         key_rows + (2 * stage + kChunkKeys),
                          tiles_left < kKeyTiles ? tiles_left : kKeyTiles,
-                         first_masked - i * kKeyTiles,
-                         outside_value(params, group)};
+                         first_masked - i * kKeyTiles};
     Scores<kRowTiles, kKeyTiles> scores;
-    compute_scores<T, true>(params, bias, query, chunk, scores);
+    compute_scores<T, true>(params.cosine, outside_value(params, group), bias, query, queries,
+                            chunk, scores);
     accumulate<Math<T>>(scores, chunk, params.score_scale, i == 0, state);
   }
   EDGEATTN_UNROLL
   for (int32_t r = 0; r < kRowTiles; ++r) {
-    store_output<T>(params, state[r], query.rows + 16 * r, group.out_head + item.first_head);
+    store_output<T>(params, state[r], rows + 16 * r, group.out_head + item.first_head);
   }
 }
 

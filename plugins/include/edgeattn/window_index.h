@@ -30,7 +30,11 @@ struct Axis {
   int32_t keys;         //!< keys that these queries see, the largest number of a window or tile
 };
 
-EDGEATTN_HOST_DEVICE int32_t ceil_div(int32_t n, int32_t d) { return n / d + (n % d != 0); }
+/*! \brief n / d, rounded up; n >= 0, d >= 1. */
+EDGEATTN_HOST_DEVICE int32_t ceil_div(int32_t n, int32_t d) {
+  uint32_t const divisor = static_cast<uint32_t>(d);
+  return static_cast<int32_t>((static_cast<uint32_t>(n) + divisor - 1) / divisor);
+}
 
 // Block
 
