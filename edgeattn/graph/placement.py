@@ -1,55 +1,65 @@
-"""Decide which nodes of a graph compute in symmetric INT8, and say why the others do not.
+"""Decide which tensors of a graph become symmetric INT8, and say why the others do not.
 
-In INT8 compute Conv, Gemm and MatMul with a constant weight, where nearly all the arithmetic is.
-Normalization, softmax, activation functions, residual adds and attention stay in float: placement
-decides the accuracy of windowed attention far more than the way scales are found. The choice looks
-through nodes that only move values, and at the value of weights, not at how they are written, so
-it is the same before and after a graph is simplified.
+Each recipe adds to the one before it:
+
+    linear     Conv, Gemm and MatMul with a constant weight, where nearly all the arithmetic is
+    attention  input and output of attention nodes; the products of attention that is written out
+    full       other products of activations, pooling, the skip branch of residual Adds
+
+Normalization, softmax and activation functions stay in float in all of them: placement decides the
+accuracy of windowed attention far more than the way scales are found. The choice looks through
+nodes that only move values, and at the value of weights, not at how they are written, so it is the
+same before and after a graph is simplified, and for blocks with and without a shift.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import difflib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto
 
-from edgeattn.errors import GraphError
+from edgeattn.errors import GraphError, SpecError
+from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, subgraphs
+from edgeattn.graph.float_reasons import float_reason
+from edgeattn.graph.int8 import INT8_MAX
+from edgeattn.graph.linear_layers import (
+    LINEAR_OPS,
+    constant_weight,
+    is_product_of_activations,
+)
+from edgeattn.graph.nodes import (
+    MOVING_OPS,
+    is_standard,
+    is_standard_domain,
+    node_label,
+    range_keepers,
+)
 from edgeattn.graph.op import is_attention
+from edgeattn.graph.residuals import Residuals
+from edgeattn.graph.shapes import infer_types
+
+Recipe = Literal["linear", "attention", "full"]
+RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 MIN_OPSET = 13  # scales per channel
 
-LINEAR_OPS = ("Conv", "Gemm", "MatMul")
+# What a softmax gives is between 0 and 1 whatever the data.
+PROBABILITY_QUANT_SCALE = 1 / INT8_MAX
 
-# Nodes whose output holds the values of their first input, so that both have the same scale.
-MOVING_OPS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_FLOATS = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.UNDEFINED,
+)
 
-_NORMALIZATION = "normalization stays in float"
-_ACTIVATION = "activation functions stay in float"
-_SOFTMAX = "softmax stays in float"
-_FLOAT_REASONS = {
-    "BatchNormalization": _NORMALIZATION,
-    "GroupNormalization": _NORMALIZATION,
-    "InstanceNormalization": _NORMALIZATION,
-    "LayerNormalization": _NORMALIZATION,
-    "LpNormalization": _NORMALIZATION,
-    "RMSNormalization": _NORMALIZATION,
-    "Softmax": _SOFTMAX,
-    "LogSoftmax": _SOFTMAX,
-    "Erf": _ACTIVATION,
-    "Gelu": _ACTIVATION,
-    "HardSigmoid": _ACTIVATION,
-    "HardSwish": _ACTIVATION,
-    "Relu": _ACTIVATION,
-    "Sigmoid": _ACTIVATION,
-    "Tanh": _ACTIVATION,
-    "ConvTranspose": "transposed convolutions stay in float",
-    "Einsum": "only Conv, Gemm and MatMul are quantized",
-}
+_POOLING_OPS = ("AveragePool", "GlobalAveragePool", "MaxPool")
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Decision:
         node: Name of the node, or of its first output if it has none.
         op_type: Its type.
         tensor: The tensor.
-        quantized: Whether the node reads it as INT8.
+        quantized: Whether the node reads it, or of its output whether it writes it, as INT8.
         reason: Why.
         sqnr_db: Of a quantized weight: signal to quantization noise; `None` if there is no noise.
     """
@@ -74,8 +84,26 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class QuantizedRead:
+    """An activation that a node reads in INT8.
+
+    Attributes:
+        slot: Which of the node's inputs.
+        activation: Tensor whose range counts: the input, traced back through nodes that only move
+            values or pad with zeros.
+        reason: What it is quantized for.
+        quant_scale: Scale that is known beforehand; `None` if it is the activation's own.
+    """
+
+    slot: int
+    activation: str
+    reason: str
+    quant_scale: float | None = None
+
+
+@dataclass(frozen=True)
 class LinearNode:
-    """A node to compute in INT8.
+    """A layer to compute in INT8.
 
     Attributes:
         activation: Tensor whose range counts: the node's input, traced back through nodes that
@@ -91,184 +119,230 @@ class LinearNode:
 
 @dataclass(frozen=True)
 class Placement:
-    """Which nodes of a graph compute in INT8.
+    """What of a graph becomes INT8. Nodes are given by their place among the graph's nodes.
 
     Attributes:
-        linears: Those nodes, by their place among the graph's nodes.
-        floats: What stays in float, and why, likewise.
+        linears: Layers with a constant weight.
+        reads: What other nodes read in INT8.
+        outputs: What attention nodes write in INT8; all readers get the rounded tensor.
+        floats: What stays in float, and why.
     """
 
-    linears: dict[int, LinearNode]
-    floats: dict[int, Decision]
+    linears: dict[int, LinearNode] = field(default_factory=dict)
+    reads: dict[int, tuple[QuantizedRead, ...]] = field(default_factory=dict)
+    outputs: dict[int, str] = field(default_factory=dict)
+    floats: dict[int, tuple[Decision, ...]] = field(default_factory=dict)
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """The tensors that need a scale, each once, in the order of their first reader."""
-        return tuple(dict.fromkeys(linear.activation for linear in self.linears.values()))
+        """The tensors that need a scale, each once, in the order of the nodes."""
+        return tuple(dict.fromkeys(self._activations()))
+
+    def _activations(self) -> Iterator[str]:
+        for index in sorted({*self.linears, *self.reads, *self.outputs}):
+            if index in self.linears:
+                yield self.linears[index].activation
+            for read in self.reads.get(index, ()):
+                if read.quant_scale is None:
+                    yield read.activation
+            if index in self.outputs:
+                yield self.outputs[index]
 
 
-def place_qdq(model: onnx.ModelProto) -> Placement:
+def place_qdq(
+    model: onnx.ModelProto, recipe: Recipe = "linear", keep_float: Collection[str] = ()
+) -> Placement:
     """Decide what to quantize.
 
     Args:
         model: A float graph, attention nodes included.
+        recipe: How much.
+        keep_float: Names of nodes that are not quantized, as `node_label` gives them.
 
     Raises:
         GraphError: If the graph is quantized already, its opset has no scales per channel, a
             weight holds NaN or infinity, or there is nothing to quantize.
+        SpecError: If the recipe or a node to keep in float is unknown.
     """
-    return _Placer(model).place()
+    if recipe not in RECIPES:
+        raise SpecError(
+            f"the recipe is {recipe!r}; expected {' or '.join(RECIPES)}", "use recipe linear"
+        )
+    _check_graph(model)
+    _check_names(model.graph, keep_float)
+    return _Placer(model, recipe, keep_float).place()
 
 
 class _Placer:
     """Decides node by node."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._graph = model.graph
+    def __init__(self, model: onnx.ModelProto, recipe: Recipe, keep_float: Collection[str]) -> None:
+        self._nodes = model.graph.node
+        self._recipe = recipe
+        self._keep_float = frozenset(keep_float)
         self._constants = Constants(model)
-        self._check(model)
+        self._types = infer_types(model)
         self._keeps_range = range_keepers(model.graph, self._constants)
+        self._graph_outputs = {value.name for value in model.graph.output}
+        self._attention = AttentionProducts(model.graph, self._constants)
+        linears, self._obstacles = self._place_layers()
+        self._residuals = Residuals(model.graph, self._constants, linears)
+        self._placement = Placement(linears)
 
     def place(self) -> Placement:
-        linears: dict[int, LinearNode] = {}
-        floats: dict[int, Decision] = {}
-        for index, node in enumerate(self._graph.node):
-            if all(name in self._constants for name in node.output if name):
-                continue  # folded before it ever runs
-            placed = self._place(node)
-            if isinstance(placed, LinearNode):
-                linears[index] = placed
-            elif placed:
-                floats[index] = placed
-        if not linears:
+        placement = self._placement
+        for index, node in enumerate(self._nodes):
+            is_layer = index in placement.linears
+            if not (is_layer or self._is_folded(node) or is_standard(node, *MOVING_OPS)):
+                self._place(index, node)
+        if not (placement.linears or placement.reads):
             raise GraphError(
                 "there is nothing to quantize: no Conv, Gemm or MatMul has a constant float32 "
                 "weight that INT8 can hold",
                 "run the graph in float",
             )
-        return Placement(linears, floats)
+        return placement
 
-    def _place(self, node: onnx.NodeProto) -> LinearNode | Decision | None:
-        if is_standard(node, *LINEAR_OPS):
-            return self._place_linear(node)
-        reason = self._why_float(node)
-        return _keep_float(node, node.input[0] if node.input else "", reason) if reason else None
+    def _is_folded(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a node is gone before it ever runs."""
+        return all(name in self._constants for name in node.output if name)
 
-    def _place_linear(self, node: onnx.NodeProto) -> LinearNode | Decision:
-        activation, weight = node.input[0], node.input[1]
-        if weight not in self._constants:
-            if activation in self._constants:
-                return _keep_float(node, weight, "its constant factor is the left one")
-            if node.op_type == "MatMul":
-                return _keep_float(node, activation, "both factors are activations")
-            return _keep_float(node, activation, "its weight is not constant")
-        values = self._constants.value(weight)
-        axis, obstacle = _channel_axis(node, values)
-        if obstacle:
-            return _keep_float(node, activation, obstacle)
-        if not np.isfinite(values).all():
-            raise GraphError(
-                f"the weight {weight} of node {node_label(node)} holds NaN or infinity",
-                "export the model again from sound weights",
-            )
-        while activation in self._keeps_range:
-            activation = self._keeps_range[activation].input[0]
-        return LinearNode(activation, weight, axis)
+    def _place_layers(self) -> tuple[dict[int, LinearNode], dict[int, str]]:
+        """Find the layers with a constant weight, and what keeps nodes from being quantized."""
+        linears: dict[int, LinearNode] = {}
+        obstacles: dict[int, str] = {}
+        for index, node in enumerate(self._nodes):
+            if self._is_folded(node):
+                continue
+            if node_label(node) in self._keep_float:
+                obstacles[index] = "kept in float as asked"
+            elif is_standard(node, *LINEAR_OPS) and not is_product_of_activations(
+                node, self._constants
+            ):
+                weight = constant_weight(node, self._constants)
+                if isinstance(weight, str):
+                    obstacles[index] = weight
+                else:
+                    root = self._root(node.input[0])
+                    linears[index] = LinearNode(root, weight.tensor, weight.channel_axis)
+        return linears, obstacles
 
-    def _why_float(self, node: onnx.NodeProto) -> str:
+    def _place(self, index: int, node: onnx.NodeProto) -> None:
+        """Note what a node without INT8 weights reads and writes in INT8, and what it does not."""
+        placement = self._placement
+        reads: tuple[QuantizedRead, ...] = ()
+        reason = self._obstacles.get(index, "") or self._wrong_type(node)
+        if not reason:
+            reads, reason = self._reads(index, node)
+        if reads:
+            placement.reads[index] = reads
+        floats = self._keep_rest(node, {node.input[read.slot] for read in reads}, reason)
+        if reads and is_attention(node):
+            if node.output[0] in self._graph_outputs:
+                floats.append(_keep(node, node.output[0], "the graph's outputs stay in float"))
+            else:
+                placement.outputs[index] = node.output[0]
+        if floats:
+            placement.floats[index] = tuple(floats)
+
+    def _reads(self, index: int, node: onnx.NodeProto) -> tuple[tuple[QuantizedRead, ...], str]:
+        """Find what a node reads in INT8, and why it reads the rest in float."""
+        attention, full = self._recipe != "linear", self._recipe == "full"
         if is_attention(node):
-            return "attention stays in float; the layers around it are quantized"
-        if any(_holds_linear(body) for body in subgraphs(node)):
-            return "the bodies of control flow stay in float"
-        if is_standard(node, "Add") and not any(name in self._constants for name in node.input):
-            return "sums of activations stay in float: residual paths are not rounded"
-        return _FLOAT_REASONS.get(node.op_type, "") if is_standard(node, node.op_type) else ""
+            if not attention:
+                return (), "attention stays in float; the layers around it are quantized"
+            return (self._read(node, 0, "input of attention"),), ""
+        if is_product_of_activations(node, self._constants):
+            of_attention = index in self._attention.logits | self._attention.outputs
+            if full or (attention and of_attention):
+                what = "factor of attention" if of_attention else "factor of MatMul"
+                return (self._read(node, 0, what), self._read(node, 1, what)), ""
+            return (), "both factors are activations"
+        if is_standard(node, *_POOLING_OPS):
+            if not full:
+                return (), "pooling stays in float"
+            return (self._read(node, 0, f"input of {node.op_type}"),), ""
+        if self._residuals.is_sum_of_activations(node):
+            if not full:
+                return (), "sums of activations stay in float: residual paths are not rounded"
+            slot = self._residuals.skip_slot(node)
+            if slot is None:
+                return (), "sums of activations stay in float where no layer can run with the sum"
+            read = self._read(node, slot, "skip branch of a sum")
+            return (read,), "the layer before it and this sum can run as one"
+        if is_standard(node, "Add"):
+            return (), "biases are added in float"
+        return (), float_reason(node)
 
-    def _check(self, model: onnx.ModelProto) -> None:
-        present = sum(
-            is_standard(node, "QuantizeLinear", "DequantizeLinear") for node in self._graph.node
-        )
-        if present:
-            raise GraphError(
-                f"the graph is quantized already: it holds {present} Q/DQ nodes",
-                "calibrate and quantize the float graph",
-            )
-        opset = max(
-            (o.version for o in model.opset_import if _is_standard_domain(o.domain)), default=0
-        )
-        if opset < MIN_OPSET:
-            raise GraphError(
-                f"the graph has opset {opset}; INT8 weights need at least {MIN_OPSET}",
-                "export it again with a newer opset",
-            )
+    def _read(self, node: onnx.NodeProto, slot: int, reason: str) -> QuantizedRead:
+        tensor = node.input[slot]
+        if self._attention.is_probability(tensor):
+            reason += ": probabilities, at most 1"
+            return QuantizedRead(slot, self._root(tensor), reason, PROBABILITY_QUANT_SCALE)
+        return QuantizedRead(slot, self._root(tensor), f"{reason}: one scale")
+
+    def _root(self, tensor: str) -> str:
+        """Trace a tensor back to where its range comes from."""
+        while tensor in self._keeps_range:
+            tensor = self._keeps_range[tensor].input[0]
+        return tensor
+
+    def _keep_rest(
+        self, node: onnx.NodeProto, quantized: Collection[str], reason: str
+    ) -> list[Decision]:
+        """Decide for the float tensors, and a layer's weight, that a node does not read in INT8."""
+        is_layer = is_standard(node, *LINEAR_OPS)
+        rest = [
+            name
+            for slot, name in enumerate(node.input)
+            if name not in quantized
+            and self._may_be_float(name)
+            and (name not in self._constants or (is_layer and slot < 2))
+        ]
+        if not rest and subgraphs(node):
+            rest = node.input[:1] or [""]
+        return [_keep(node, name, reason) for name in dict.fromkeys(rest)]
+
+    def _may_be_float(self, name: str) -> bool:
+        return bool(name) and (name not in self._types or self._types[name].element in _FLOATS)
+
+    def _wrong_type(self, node: onnx.NodeProto) -> str:
+        """Say what type a node computes in if it is not the one that scales have."""
+        found = self._types.get(node.input[0]) if node.input else None
+        if found is None or found.element in (TensorProto.FLOAT, TensorProto.UNDEFINED):
+            return ""
+        if found.element not in _FLOATS:
+            return float_reason(node)
+        return f"it computes in {TensorProto.DataType.Name(found.element).lower()}, not float32"
 
 
-def moving_nodes(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """Find the nodes that only move values, by their output."""
-    return {node.output[0]: node for node in graph.node if is_standard(node, *MOVING_OPS)}
-
-
-def range_keepers(graph: onnx.GraphProto, constants: Constants) -> dict[str, onnx.NodeProto]:
-    """Find the nodes whose output has the range of their first input, by their output.
-
-    They move values or pad with zeros.
-    """
-    pads = (node for node in graph.node if _pads_with_zeros(node, constants))
-    return moving_nodes(graph) | {node.output[0]: node for node in pads}
-
-
-def _pads_with_zeros(node: onnx.NodeProto, constants: Constants) -> bool:
-    """A simplifier may drop such a node, or fold it into a convolution."""
-    if not is_standard(node, "Pad"):
-        return False
-    if any(a.name == "mode" and a.s != b"constant" for a in node.attribute):
-        return False
-    fill = node.input[2] if len(node.input) > 2 else ""
-    return not fill or (fill in constants and not constants.value(fill).any())
-
-
-def _keep_float(node: onnx.NodeProto, tensor: str, reason: str) -> Decision:
+def _keep(node: onnx.NodeProto, tensor: str, reason: str) -> Decision:
     return Decision(node_label(node), node.op_type, tensor, False, reason)
 
 
-def _channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> tuple[int, str]:
-    """Find the axis of the output channels, or what stands against INT8."""
-    if weight.dtype != np.float32:
-        return 0, f"its weight is {weight.dtype.name}, not float32"
-    if not weight.size:
-        return 0, "its weight is empty"
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Conv":
-        groups = attributes.get("group", 1)
-        sizes = (weight.shape[1], weight.shape[0] // groups)
-        if groups > 1 and any(size % 4 for size in sizes):
-            # The rule of IConvolutionLayer::setNbGroups.
-            return 0, (
-                f"its groups have {sizes[0]} input and {sizes[1]} output channels; "
-                "TensorRT's INT8 wants multiples of 4"
-            )
-        return 0, ""
-    if weight.ndim != 2:
-        return 0, f"its weight has {weight.ndim} dimensions; only matrices have output channels"
-    return (0 if attributes.get("transB", 0) else 1), ""
-
-
-def _holds_linear(graph: onnx.GraphProto) -> bool:
-    return any(
-        is_standard(node, *LINEAR_OPS) or any(_holds_linear(body) for body in subgraphs(node))
-        for node in graph.node
+def _check_graph(model: onnx.ModelProto) -> None:
+    present = sum(
+        is_standard(node, "QuantizeLinear", "DequantizeLinear") for node in model.graph.node
     )
+    if present:
+        raise GraphError(
+            f"the graph is quantized already: it holds {present} Q/DQ nodes",
+            "calibrate and quantize the float graph",
+        )
+    opset = max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
+    if opset < MIN_OPSET:
+        raise GraphError(
+            f"the graph has opset {opset}; INT8 weights need at least {MIN_OPSET}",
+            "export it again with a newer opset",
+        )
 
 
-def is_standard(node: onnx.NodeProto, *op_types: str) -> bool:
-    """Tell whether a node is one of these operators of the ONNX standard."""
-    return node.op_type in op_types and _is_standard_domain(node.domain)
-
-
-def node_label(node: onnx.NodeProto) -> str:
-    """Name a node; after its first output if it has no name of its own."""
-    return str(node.name or node.output[0])
-
-
-def _is_standard_domain(domain: str) -> bool:
-    return domain in ("", "ai.onnx")
+def _check_names(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:
+    names = {node_label(node) for node in graph.node}
+    for name in keep_float:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=2)
+            raise SpecError(
+                f"there is no node named {name!r} to keep in float",
+                f"did you mean {' or '.join(close)}?" if close else "see quantize --explain",
+            )

@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,34 +22,44 @@ from onnx import helper, numpy_helper
 from edgeattn.errors import TableError
 from edgeattn.graph.constants import Constants, drop_orphans, subgraphs, used_names
 from edgeattn.graph.int8 import is_quant_scale, quantize_per_channel, rounding_sqnr_db
+from edgeattn.graph.nodes import moving_nodes, node_label
 from edgeattn.graph.placement import (
     Decision,
     LinearNode,
     Placement,
-    moving_nodes,
-    node_label,
+    QuantizedRead,
+    Recipe,
     place_qdq,
 )
 
 
 def insert_qdq(
-    model: onnx.ModelProto, scales: Mapping[str, float]
+    model: onnx.ModelProto,
+    scales: Mapping[str, float],
+    recipe: Recipe = "linear",
+    keep_float: Collection[str] = (),
 ) -> tuple[onnx.ModelProto, list[Decision]]:
     """Quantize a graph.
 
     Args:
         model: A float graph; not changed.
-        scales: Real value of one integer step of each activation in `place_qdq(model)`.
+        scales: Real value of one integer step of each activation in
+            `place_qdq(model, recipe, keep_float)`; further ones of `place_qdq(model, "full")` are
+            not used.
+        recipe: How much to quantize.
+        keep_float: Names of nodes that are not quantized.
 
     Returns:
         The quantized graph, and what became of each tensor and why.
 
     Raises:
         GraphError: As `place_qdq`.
-        TableError: If a scale is missing, of an unknown tensor, or not finite and positive.
+        SpecError: As `place_qdq`.
+        TableError: If a scale is missing, of a tensor that no recipe needs, or not finite and
+            positive.
     """
-    placement = place_qdq(model)
-    _check_scales(placement.activations, scales)
+    placement = place_qdq(model, recipe, keep_float)
+    _check_scales(model, placement.activations, scales)
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     return quantized, _Inserter(quantized, scales).insert(placement)
@@ -65,26 +75,35 @@ class _Inserter:
         self._taken = _all_names(model.graph)
         self._moves = moving_nodes(model.graph)
         self._nodes: list[onnx.NodeProto] = []
-        self._activations: dict[str, str] = {}
+        self._activations: dict[tuple[str, float], str] = {}
+        self._outputs: dict[str, str] = {}
         self._weights: dict[tuple[str, int], tuple[str, float | None]] = {}
 
     def insert(self, placement: Placement) -> list[Decision]:
         graph = self._model.graph
         used_before = used_names(graph)
-        decisions = []
+        decisions: list[Decision] = []
         for index, node in enumerate(graph.node):
+            self._read_rounded_outputs(node)
             if index in placement.linears:
-                decisions += self._quantize_node(node, placement.linears[index])
-            elif index in placement.floats:
-                decisions.append(placement.floats[index])
+                decisions += self._quantize_layer(node, placement.linears[index])
+            for read in placement.reads.get(index, ()):
+                decisions.append(self._quantize_read(node, read))
+            decisions += placement.floats.get(index, ())
             self._nodes.append(node)
+            if index in placement.outputs:
+                decisions.append(self._quantize_output(node))
         nodes = self._nodes
         del graph.node[:]
         graph.node.extend(nodes)
         drop_orphans(self._model, used_before)
         return decisions
 
-    def _quantize_node(self, node: onnx.NodeProto, linear: LinearNode) -> list[Decision]:
+    def _read_rounded_outputs(self, node: onnx.NodeProto) -> None:
+        for slot, name in enumerate(node.input):
+            node.input[slot] = self._outputs.get(name, name)
+
+    def _quantize_layer(self, node: onnx.NodeProto, linear: LinearNode) -> list[Decision]:
         weight, axis = linear.weight, linear.channel_axis
         if (weight, axis) not in self._weights:
             self._weights[weight, axis] = self._add_weight(weight, axis)
@@ -103,14 +122,29 @@ class _Inserter:
             ),
         ]
 
+    def _quantize_read(self, node: onnx.NodeProto, read: QuantizedRead) -> Decision:
+        scale = read.quant_scale or self._scales[read.activation]
+        node.input[read.slot] = self._rounded(node.input[read.slot], scale)
+        return Decision(node_label(node), node.op_type, read.activation, True, read.reason)
+
+    def _quantize_output(self, node: onnx.NodeProto) -> Decision:
+        """Let all that follow read the rounded output: the node can then write INT8."""
+        tensor = node.output[0]
+        self._outputs[tensor] = self._rounded(tensor, self._scales[tensor])
+        reason = "output of attention: one scale"
+        return Decision(node_label(node), node.op_type, tensor, True, reason)
+
     def _rounded(self, tensor: str, scale: float) -> str:
         """Name what quantized consumers read in a tensor's place, adding it if need be."""
-        if tensor not in self._activations:
+        if tensor in self._outputs.values():
+            return tensor  # rounded where it is made
+        key = (tensor, scale)
+        if key not in self._activations:
             move = self._moves.get(tensor)
-            self._activations[tensor] = (
+            self._activations[key] = (
                 self._add_move(move, scale) if move else self._add_activation_pair(tensor, scale)
             )
-        return self._activations[tensor]
+        return self._activations[key]
 
     def _add_move(self, node: onnx.NodeProto, scale: float) -> str:
         """Repeat a node that moves values on the quantized tensor; the old one may lose its use."""
@@ -169,7 +203,9 @@ class _Inserter:
         return candidate
 
 
-def _check_scales(tensors: tuple[str, ...], scales: Mapping[str, float]) -> None:
+def _check_scales(
+    model: onnx.ModelProto, tensors: tuple[str, ...], scales: Mapping[str, float]
+) -> None:
     hint = "calibrate this graph"
     missing = [name for name in tensors if name not in scales]
     if missing:
@@ -177,9 +213,11 @@ def _check_scales(tensors: tuple[str, ...], scales: Mapping[str, float]) -> None
             f"{len(missing)} of {len(tensors)} tensors have no scale, the first is {missing[0]}",
             hint,
         )
-    unknown = sorted(scales.keys() - set(tensors))
+    unknown = scales.keys() - set(tensors)
     if unknown:
-        raise TableError(f"there is a scale of {unknown[0]}, which the graph does not need", hint)
+        unknown -= set(place_qdq(model, "full").activations)
+    if unknown:
+        raise TableError(f"there is a scale of {min(unknown)}, which the graph does not need", hint)
     for name in tensors:
         if not is_quant_scale(scales[name]):
             raise TableError(

@@ -89,9 +89,9 @@ def test_the_report_counts_and_explains_each_decision(graph, table):
     report = read_manifest(quantize(graph, table=table)).report
     assert report["quantized_nodes"] == 6
     assert report["quantized_tensors"] == 4 + 6
-    assert report["float_nodes"] == 7
+    assert report["float_nodes"] == 8
     decisions = report["decisions"]
-    assert len(decisions) == 6 * 2 + 7
+    assert len(decisions) == 6 * 2 + 12
     assert all(decision["reason"] for decision in decisions)
     assert next(d["node"] for d in decisions if not d["quantized"]) == "norm"
     weights = block_weights()

@@ -12,14 +12,18 @@ from onnx import helper, numpy_helper
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.op import OP_DOMAIN, make_attention_node
-from edgeattn.graph.placement import Placement, place_qdq
+from edgeattn.graph.placement import Decision, Placement, place_qdq
 from edgeattn.spec import AttentionSpec, HeadGroup
 from tests.graphs import from_text
 from tests.quantization import block, block_weights, floats, with_weights
 
 
 def reasons(placement: Placement) -> dict[str, str]:
-    return {f"{d.op_type} of {d.tensor}": d.reason for d in placement.floats.values()}
+    return {f"{d.op_type} of {d.tensor}": d.reason for d in kept(placement)}
+
+
+def kept(placement: Placement) -> list[Decision]:
+    return [decision for decisions in placement.floats.values() for decision in decisions]
 
 
 def test_a_block_is_placed_as_documented():
@@ -38,11 +42,16 @@ def test_a_block_is_placed_as_documented():
     assert reasons(placement) == {
         "LayerNormalization of x": "normalization stays in float",
         "MatMul of q": "both factors are activations",
+        "MatMul of kt": "both factors are activations",
         "Softmax of logits": "softmax stays in float",
         "MatMul of probabilities": "both factors are activations",
+        "MatMul of v": "both factors are activations",
         "Add of x": residual,
+        "Add of biased": residual,
+        "Add of projected": "biases are added in float",
         "Relu of hidden": "activation functions stay in float",
         "Add of sum": residual,
+        "Add of back": residual,
     }
 
 
@@ -81,8 +90,15 @@ def test_the_placement_is_the_same_before_and_after_simplification():
     assert {p.activations for p in placements} == {("norm", "mixed", "sum", "active")}
     # onnxsim packs the three layers that share an input into one.
     assert [len(p.linears) for p in placements] == [6, 6, 4]
-    kept = [Counter(d.op_type for d in p.floats.values()) for p in placements]
-    assert kept[0] == kept[1] == kept[2]
+    # It also moves a bias into a Gemm, and splits what it packed.
+    said = [Counter((d.op_type, d.reason) for d in kept(p)) for p in placements]
+    assert said[0] == said[1]
+    bias, split = (
+        ("Add", "biases are added in float"),
+        ("Split", "it only moves values: whoever reads them decides"),
+    )
+    assert said[0] - said[2] == {bias: 1}
+    assert said[2] - said[0] == {split: 1}
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -99,7 +115,7 @@ def test_attention_stays_in_float_between_quantized_layers_shifted_or_not(shift)
     model.opset_import.append(helper.make_opsetid(OP_DOMAIN, 1))
     placement = place_qdq(model)
     assert placement.activations == ("x", "out")
-    (decision,) = placement.floats.values()
+    (decision,) = kept(placement)
     assert (decision.node, decision.tensor) == ("attention", "qkv")
     assert "attention stays in float" in decision.reason
 
@@ -126,7 +142,7 @@ def test_what_int8_cannot_hold_stays_in_float_and_says_why(nodes, weights, reaso
     text = LINEAR % (nodes + " y = MatMul(x, u)")
     placement = place_qdq(with_weights(text, weights | {"u": floats(6, 4)}))
     assert [linear.weight for linear in placement.linears.values()] == ["u"]
-    assert any(reason in decision.reason for decision in placement.floats.values())
+    assert any(reason in decision.reason for decision in kept(placement))
 
 
 def test_an_overridable_weight_is_not_constant():
