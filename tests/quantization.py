@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgeattn.graph.placement import place_qdq
+from edgeattn.graph.placement import Recipe, place_qdq
 from tests.graphs import from_text
 
 Rounding = Callable[[str, np.ndarray], np.ndarray]
@@ -66,22 +66,29 @@ def with_weights(text: str, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
 
 
 def run_block(
-    x: np.ndarray, weights: dict[str, np.ndarray], activation: Rounding, weight: Rounding
+    x: np.ndarray,
+    weights: dict[str, np.ndarray],
+    activation: Rounding,
+    weight: Rounding,
+    recipe: str = "linear",
 ) -> np.ndarray:
-    """Compute `BLOCK` in float64, rounding where the given functions do."""
+    """Compute `BLOCK` in float64, rounding by the given functions what the recipe says."""
+    product = activation if recipe != "linear" else as_is
+    skip = activation if recipe == "full" else as_is
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     x = x.astype(np.float64)
     centred = x - x.mean(axis=-1, keepdims=True)
     norm = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
     norm = activation("norm", norm * w["gain"] + w["shift"])
     q, k, v = (norm @ weight(name, w[name]) for name in ("wq", "wk", "wv"))
-    logits = q @ k.swapaxes(1, 2)
+    logits = product("q", q) @ product("k", k).swapaxes(1, 2)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    mixed = powers / powers.sum(axis=-1, keepdims=True) @ v
-    total = x + activation("mixed", mixed) @ weight("wo", w["wo"]) + w["bo"]
+    probabilities = powers / powers.sum(axis=-1, keepdims=True)
+    mixed = product("probabilities", probabilities) @ product("v", v)
+    total = skip("x", x) + activation("mixed", mixed) @ weight("wo", w["wo"]) + w["bo"]
     hidden = activation("sum", total).reshape(-1, 8) @ weight("w1", w["w1"].T) + w["b1"]
     out = activation("active", np.maximum(hidden, 0)) @ weight("w2", w["w2"]) + w["b2"]
-    return total + out.reshape(total.shape)
+    return skip("sum", total) + out.reshape(total.shape)
 
 
 def as_is(name: str, values: np.ndarray) -> np.ndarray:
@@ -111,6 +118,8 @@ def observed_amax(run: Callable[[Rounding], np.ndarray]) -> dict[str, float]:
     return amax
 
 
-def unit_scales(model: onnx.ModelProto, scale: float = 0.05) -> dict[str, float]:
+def unit_scales(
+    model: onnx.ModelProto, scale: float = 0.05, recipe: Recipe = "linear"
+) -> dict[str, float]:
     """Give every activation that needs one the same scale."""
-    return dict.fromkeys(place_qdq(model).activations, scale)
+    return dict.fromkeys(place_qdq(model, recipe).activations, scale)

@@ -40,7 +40,7 @@ class Collector:
     """
 
     def __init__(self, model: onnx.ModelProto, new_observer: Callable[[], Observer]) -> None:
-        self.observers = {name: new_observer() for name in place_qdq(model).activations}
+        self.observers = {name: new_observer() for name in place_qdq(model, "full").activations}
         self._extremes = not any(o.needs_values for o in self.observers.values())
         probe = _extremes_graph if self._extremes else _values_graph
         self._session = _open_session(probe(decompose(model), list(self.observers)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
 from edgeattn.graph.files import embedded_manifest, load_graph, save_graph
 from edgeattn.graph.passes.insert_qdq import insert_qdq
-from edgeattn.graph.placement import Decision
+from edgeattn.graph.placement import RECIPES, Decision, Recipe
 
 PRECISIONS = ("int8",)
-RECIPES = ("linear",)
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -27,17 +26,21 @@ def quantize(
     *,
     table: Path | str,
     precision: str = "int8",
-    recipe: str = "linear",
+    recipe: Recipe = "linear",
+    keep_float: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Path:
-    """Write INT8 into a graph: Q/DQ pairs around the inputs of its linear layers, INT8 weights.
+    """Write INT8 into a graph: Q/DQ pairs at the tensors that a recipe names, INT8 weights.
 
     Args:
         graph: The float graph that was calibrated.
         output: The graph to write; by default `NAME.int8.onnx` beside `NAME.onnx`.
         table: Its calibration table.
         precision: `int8`.
-        recipe: What to quantize. `linear`: Conv, Gemm and MatMul with constant weights.
+        recipe: What to quantize. `linear`: Conv, Gemm and MatMul with constant weights;
+            `attention`: input and output of attention as well, and its products where it is
+            written out; `full`: also pooling, other products, the skip branch of residual sums.
+        keep_float: Names of nodes to leave in float.
         progress: Called with steps done, their number, and a word.
 
     Returns:
@@ -47,7 +50,7 @@ def quantize(
     Raises:
         ArtifactError: If a file is missing or the output's folder is not writable.
         GraphError: If the graph cannot be read or has nothing to quantize.
-        SpecError: If precision or recipe is unknown.
+        SpecError: If precision, recipe or a node to keep in float is unknown.
         TableError: If the table is malformed or of another graph.
     """
     for what, value, known in (
@@ -76,7 +79,7 @@ def quantize(
     calib_table.check_parent(graph)
     model = load_graph(graph)
     step(1, "quantizing")
-    quantized, decisions = insert_qdq(model, calib_table.quant_scales)
+    quantized, decisions = insert_qdq(model, calib_table.quant_scales, recipe, keep_float)
     source = embedded_manifest(model, str(graph))
     inherited = source.options if source else {}  # the inputs' preprocessing among them
     manifest = Manifest(
@@ -85,7 +88,8 @@ def quantize(
             "graph": Parent(graph.name, calib_table.manifest.parents["graph"].sha256),
             "table": Parent(table.name, sha256_of_file(table)),
         },
-        options=inherited | {"precision": precision, "recipe": recipe},
+        options=inherited
+        | {"precision": precision, "recipe": recipe, "keep_float": sorted(keep_float)},
         report=_report(decisions),
     )
     step(2, "writing")
@@ -95,13 +99,13 @@ def quantize(
 
 
 def _report(decisions: Sequence[Decision]) -> dict[str, Any]:
-    quantized = [d for d in decisions if d.quantized]
-    weights = [d for d in quantized if d.sqnr_db is not None]
+    quantized = {d.node for d in decisions if d.quantized}
+    weights = [d for d in decisions if d.sqnr_db is not None]
     worst = min(weights, key=lambda d: d.sqnr_db or 0.0, default=None)
     return {
-        "quantized_nodes": len({d.node for d in quantized}),
-        "quantized_tensors": len({d.tensor for d in quantized}),
-        "float_nodes": len({d.node for d in decisions if not d.quantized}),
+        "quantized_nodes": len(quantized),
+        "quantized_tensors": len({d.tensor for d in decisions if d.quantized}),
+        "float_nodes": len({d.node for d in decisions} - quantized),
         "weight_sqnr_db": {
             "median": statistics.median(d.sqnr_db or 0.0 for d in weights),
             "worst": worst.sqnr_db,

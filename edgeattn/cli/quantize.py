@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from edgeattn.cli.artifact import print_written
 from edgeattn.cli.console import print_table
 from edgeattn.cli.options import FILE, GraphVerb, json_option, output_option
 from edgeattn.cli.progress import working
+
+if TYPE_CHECKING:
+    from edgeattn.graph.placement import Recipe
 
 
 @click.command(
@@ -25,16 +28,24 @@ from edgeattn.cli.progress import working
     "--recipe",
     default="linear",
     show_default=True,
-    help="What to quantize; linear: Conv, Gemm and MatMul with constant weights.",
+    help="What to quantize; linear: Conv, Gemm and MatMul with constant weights; attention: "
+    "attention too; full: also pooling, other products, the skip branch of residual sums.",
 )
-@click.option("--explain", is_flag=True, help="List what was decided for each node.")
+@click.option(
+    "--keep-float",
+    metavar="NODE",
+    multiple=True,
+    help="Leave this node in float; --explain shows the names. May be given more than once.",
+)
+@click.option("--explain", is_flag=True, help="List each tensor: INT8 or float, and why.")
 @output_option("The graph to write. Default: beside the graph, NAME.int8.onnx")
 @json_option
 def command(
     graph: Path,
     table: Path,
     precision: str,
-    recipe: str,
+    recipe: Recipe,
+    keep_float: tuple[str, ...],
     explain: bool,
     output: Path | None,
     as_json: bool,
@@ -54,6 +65,7 @@ def command(
             table=table,
             precision=precision,
             recipe=recipe,
+            keep_float=keep_float,
             progress=progress,
         )
     manifest = read_manifest(path, verify=False)

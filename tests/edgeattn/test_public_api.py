@@ -22,7 +22,7 @@ FUNCTIONS = {
         "graph data output",
         "method percentile samples batch_size seed max_bad recipe progress",
     ),
-    "quantize": ("graph output", "table precision recipe progress"),
+    "quantize": ("graph output", "table precision recipe keep_float progress"),
     "build": ("graph output", "engine table precision dry_run threads progress"),
     "load": ("path", "threads"),
     "profile": (

@@ -24,7 +24,7 @@ from tests.graphs import save
 from tests.oracle import attention
 from tests.quantization import block, floats, with_weights
 
-TENSORS = ("norm", "mixed", "sum", "active")
+TENSORS = ("norm", "q", "k", "v", "mixed", "x", "sum", "active")
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_table_says_what_it_was_made_from(graph):
         "samples": 20,
         "left_out": 0,
         "skipped": [],
-        "tensors": 4,
+        "tensors": 8,
         "zero_tensors": [],
     }
 
@@ -137,9 +137,10 @@ def test_a_graph_with_attention_nodes_is_observed_around_them(tmp_path):
     model.opset_import.append(helper.make_opsetid(OP_DOMAIN, 1))
     x = floats(2, 5, 7, 8)
     found = amax(calibrate(save(model, tmp_path / "net.onnx"), x))
-    assert list(found) == ["x", "out"]
+    assert list(found) == ["x", "qkv", "out"]
     assert found["x"] == np.abs(x).max()
     qkv = x.astype(np.float64) @ floats(8, 24)
+    assert found["qkv"] == pytest.approx(np.abs(qkv).max(), rel=1e-5)
     assert found["out"] == pytest.approx(np.abs(attention(spec, qkv)).max(), rel=1e-5)
 
 

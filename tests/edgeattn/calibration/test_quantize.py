@@ -22,6 +22,7 @@ from edgeattn.graph.files import (
     load_graph,
     save_graph,
 )
+from edgeattn.graph.placement import RECIPES
 from tests.graphs import save
 from tests.quantization import (
     block,
@@ -48,6 +49,13 @@ def table(graph: Path) -> Path:
     return calibrate(graph, floats(40, 4, 8))
 
 
+def run_as_written(path: Path, x: np.ndarray) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
 def left_behind(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -55,9 +63,6 @@ def left_behind(folder: Path) -> list[str]:
 def test_the_calibrated_graph_computes_what_fake_quantization_says(graph, table):
     path = quantize(graph, table=table)
     assert path == graph.parent / "net.int8.onnx"
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     x = floats(3, 4, 8)
     scales = CalibTable.load(table).quant_scales
     expected = run_block(
@@ -66,7 +71,7 @@ def test_the_calibrated_graph_computes_what_fake_quantization_says(graph, table)
         lambda name, values: fake_quantized(values, scales[name]),
         fake_quantized_matrix,
     )
-    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=2e-5)
+    np.testing.assert_allclose(run_as_written(path, x), expected, atol=2e-5)
 
 
 def test_the_manifest_names_the_parents_and_keeps_how_images_become_inputs(graph, table):
@@ -158,10 +163,47 @@ def test_another_precision_is_refused_with_those_that_are_supported(graph, table
         quantize(graph, table=table, precision=precision)
 
 
-@pytest.mark.parametrize("recipe", ["attention", "full"])
-def test_another_recipe_is_refused_with_those_that_are_supported(graph, table, recipe):
-    with pytest.raises(SpecError, match=r"the recipe is '.*'; this version supports linear"):
-        quantize(graph, table=table, recipe=recipe)
+def test_an_unknown_recipe_is_refused_with_those_that_are_known(graph, table):
+    reason = "the recipe is 'all'; this version supports linear, attention, full"
+    with pytest.raises(SpecError, match=reason):
+        quantize(graph, table=table, recipe="all")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_table_serves_every_recipe(graph, table, recipe):
+    path = quantize(graph, table=table, recipe=recipe)
+    manifest = read_manifest(path)
+    assert manifest.options["recipe"] == recipe
+    scales = CalibTable.load(table).quant_scales | {"probabilities": 1 / 127}
+    x = floats(3, 4, 8)
+    expected = run_block(
+        x,
+        block_weights(),
+        lambda name, values: fake_quantized(values, np.float32(scales[name])),
+        fake_quantized_matrix,
+        recipe,
+    )
+    np.testing.assert_allclose(run_as_written(path, x), expected, atol=2e-5)
+    tensors = {"linear": 4, "attention": 4 + 4, "full": 4 + 4 + 1}[recipe]  # sum is there already
+    assert manifest.report["quantized_tensors"] == tensors + 6
+
+
+def test_nodes_stay_in_float_by_name_and_are_said_to(graph, table):
+    path = quantize(graph, table=table, keep_float=["hidden", "out"])
+    manifest = read_manifest(path)
+    assert manifest.options["keep_float"] == ["hidden", "out"]
+    kept = {d["node"]: d for d in manifest.report["decisions"] if "as asked" in d["reason"]}
+    assert sorted(kept) == ["hidden", "out"]
+    assert not any(decision["quantized"] for decision in kept.values())
+    model = load_graph(path)
+    assert {t.name for t in model.graph.initializer} >= {"w1", "w2"}
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 2
+
+
+def test_a_node_that_is_not_there_cannot_be_kept_in_float(graph, table):
+    with pytest.raises(SpecError, match="there is no node named 'hiden'") as caught:
+        quantize(graph, table=table, keep_float=["hiden"])
+    assert "did you mean hidden" in caught.value.hint
 
 
 def test_a_graph_is_not_written_over_itself(graph, table):
