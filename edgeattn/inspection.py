@@ -13,11 +13,13 @@ import onnx
 from edgeattn.artifacts import (
     Manifest,
     manifest_path,
+    open_for_reading,
     read_json,
     read_manifest,
     sha256_of_file,
 )
 from edgeattn.calibration.table import CalibTable
+from edgeattn.calibration.trt_cache import TrtCalibCache
 from edgeattn.errors import ArtifactError, MissingDependencyError
 from edgeattn.graph.files import (
     embedded_manifest,
@@ -31,7 +33,7 @@ from edgeattn.graph.op import attention_nodes, spec_of_node
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """Describe a graph, table, engine, report or weights file.
+    """Describe a graph, table, engine, report, weights file or calibration cache of TensorRT.
 
     Args:
         path: The file; any ONNX graph will do.
@@ -42,7 +44,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises:
         ArtifactError: If the file is missing, or nothing that the toolkit knows.
         GraphError: If it is an ONNX file, but not a whole one.
-        TableError: If it is a calibration table, but a malformed one.
+        TableError: If it is a calibration table or cache, but a malformed one.
     """
     path = Path(path)
     sha256 = sha256_of_file(path)
@@ -51,6 +53,8 @@ def describe(path: Path | str) -> dict[str, Any]:
         return described | {"sha256": sha256} | _describe_json(path)
     if path.suffix == ".safetensors":
         return described | {"sha256": sha256} | _describe_weights(path)
+    if (cache := _describe_trt_cache(path)) is not None:
+        return described | {"sha256": sha256} | cache
     if path.suffix == ".engine" and manifest_path(path).exists():
         manifest = read_manifest(path)
         return described | {"sha256": sha256, "kind": "engine"} | _describe_manifest(manifest)
@@ -82,6 +86,18 @@ def _describe_json(path: Path) -> dict[str, Any]:
         kept = ("mode", "latency", "throughput_qps", "inputs", "figures", "warnings")
         described |= {name: values[name] for name in kept if name in values}
     return described
+
+
+def _describe_trt_cache(path: Path) -> dict[str, Any] | None:
+    """Describe TensorRT's calibration cache, whatever it is called; `None` for another file."""
+    with open_for_reading(path) as stream:
+        if stream.read(4) != b"TRT-":
+            return None
+    cache = TrtCalibCache.load(path)
+    described = {"kind": "trt_calib_cache", "header": cache.header}
+    if manifest_path(path).exists():  # beside a cache that one of our calibrators keeps
+        described |= _describe_manifest(read_manifest(path))
+    return described | {"tensors": len(cache.quant_scales)}
 
 
 def _describe_graph(graph: onnx.ModelProto) -> dict[str, Any]:

@@ -49,9 +49,23 @@ from edgeattn.cli.progress import working
     help="Unreadable images to skip before giving up. Default: none.",
 )
 @click.option("--recipe", metavar="NAME", help="Take these choices from a recipe or TOML file.")
+@click.option(
+    "--from-cache",
+    type=FILE,
+    metavar="FILE",
+    help="Measure nothing: import the scales of a calibration cache that TensorRT wrote.",
+)
+@click.option(
+    "--from-qdq",
+    type=FILE,
+    metavar="Q.onnx",
+    help="Measure nothing: import the scales of a graph that another tool quantized.",
+)
 @output_option("The table to write. Default: beside the graph, NAME.calib.json")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     graph: Path,
     data: str | None,
     method: str | None,
@@ -61,6 +75,8 @@ def command(
     seed: int | None,
     max_bad: int | None,
     recipe: str | None,
+    from_cache: Path | None,
+    from_qdq: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -71,18 +87,45 @@ def command(
     import edgeattn
     from edgeattn.calibration.table import CalibTable
 
+    _check_import(ctx)
     with working() as progress:
-        path = edgeattn.calibrate(
-            graph,
-            data,
-            output,
-            method=method,
-            percentile=percentile,
-            samples=samples,
-            batch_size=batch_size,
-            seed=seed,
-            max_bad=max_bad,
-            recipe=recipe,
-            progress=progress,
-        )
+        if from_cache or from_qdq:
+            path = _import_scales(graph, from_cache, from_qdq, output)
+        else:
+            path = edgeattn.calibrate(
+                graph,
+                data,
+                output,
+                method=method,
+                percentile=percentile,
+                samples=samples,
+                batch_size=batch_size,
+                seed=seed,
+                max_bad=max_bad,
+                recipe=recipe,
+                progress=progress,
+            )
     print_written(path, CalibTable.load(path).manifest, as_json)
+
+
+def _check_import(ctx: click.Context) -> None:
+    """Refuse what an import of scales would ignore."""
+    neutral = {"graph", "output", "as_json"}
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = [n for n in ctx.params if n not in neutral and ctx.get_parameter_source(n) is typed]
+    importing = [name for name in given if name.startswith("from_")]
+    if importing and len(given) > 1:
+        other = next(name for name in given if name != importing[0])
+        spelt = [f"--{name.replace('_', '-')}" for name in (importing[0], other)]
+        raise click.UsageError(f"{spelt[0]} measures nothing; it cannot go with {spelt[1]}")
+
+
+def _import_scales(
+    graph: Path, cache: Path | None, quantized: Path | None, output: Path | None
+) -> Path:
+    from edgeattn.calibration import imported
+
+    if cache:
+        return imported.table_from_trt_cache(graph, cache, output)
+    assert quantized is not None
+    return imported.table_from_qdq(graph, quantized, output)

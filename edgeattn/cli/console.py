@@ -99,7 +99,9 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(entry, int) for entry in value):
             return shape(value)
-        return ", ".join(_plain(entry) for entry in value) or "none"
+        more = len(value) - _LONGEST_LISTING
+        shown = ", ".join(_plain(entry) for entry in value[:_LONGEST_LISTING]) or "none"
+        return f"{shown} and {more} more; --json shows them" if more > 0 else shown
     if isinstance(value, Mapping):
         entries = [f"{name} {_plain(entry)}" for name, entry in value.items() if entry != ""]
         return ", ".join(entries) or "none"

@@ -7,18 +7,47 @@ from typing import Any
 
 import click
 
-from edgeattn.cli.console import print_fields, print_json, print_table, shape
-from edgeattn.cli.options import FILE, json_option
+from edgeattn.cli.console import print_fields, print_json, print_table, shape, size
+from edgeattn.cli.options import FILE, json_option, output_option
 
 
 @click.command("inspect", epilog="Example: edgeattn inspect net.int8.onnx")
 @click.argument("file", type=FILE)
 @json_option
-def command(file: Path, as_json: bool) -> None:
+@click.option(
+    "--as",
+    "notation",
+    type=click.Choice(["trt-cache"]),
+    help="Print a calibration table as another tool wants it; trt-cache: the calibration cache of "
+    "TensorRT 10, for --tensorrt.",
+)
+@click.option(
+    "--tensorrt", metavar="VERSION", help="The TensorRT that shall read the cache: 10.3, 10.13.3."
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(["entropy", "minmax"]),
+    help="The calibrator that shall read it. Default: entropy, which is trtexec's.",
+)
+@output_option("Write what --as prints to a file")
+def command(
+    file: Path,
+    as_json: bool,
+    notation: str | None,
+    tensorrt: str | None,
+    calibrator: str | None,
+    output: Path | None,
+) -> None:
     """Describe any file that edgeattn writes or reads.
 
-    Graphs, calibration tables, engines and reports; any other ONNX graph too.
+    Graphs, calibration tables, engines and reports; any other ONNX graph and TensorRT's calibration
+    caches too.
     """
+    if notation:
+        _print_cache(file, tensorrt, calibrator, output, as_json)
+        return
+    if tensorrt or calibrator or output:
+        raise click.UsageError("--tensorrt, --calibrator and -o go with --as trt-cache")
     from edgeattn.inspection import describe
 
     described = describe(file)
@@ -45,3 +74,19 @@ def _group_row(group: dict[str, Any]) -> tuple[str, ...]:
         group["mode"] + (", causal" if group["causal"] else ""),
         shape(group["dilation"]),
     )
+
+
+def _print_cache(
+    table: Path, tensorrt: str | None, calibrator: str | None, output: Path | None, as_json: bool
+) -> None:
+    from edgeattn.calibration.table import CalibTable
+    from edgeattn.calibration.trt_cache import trt_cache_from_table
+
+    if not tensorrt or as_json:
+        raise click.UsageError("--as trt-cache needs --tensorrt, and goes without --json")
+    cache = trt_cache_from_table(CalibTable.load(table), tensorrt, calibrator or "entropy")
+    if output:
+        cache.save(output)
+        click.echo(f"wrote {output} ({size(output.stat().st_size)}), {cache.header}")
+    else:
+        click.echo(cache.to_bytes(), nl=False)

@@ -60,6 +60,7 @@ def test_fields_show_nested_values_and_count_long_listings(capsys):
             "deep": {"inner": {"k": "v"}, "list": [1.5, 2.5]},
             "inputs": [{"name": "a"}, {"name": "b"}],
             "many": [{"k": k} for k in range(9)],
+            "long": list("abcdefghij"),
         }
     )
     assert capsys.readouterr().out == textwrap.dedent(
@@ -78,6 +79,7 @@ def test_fields_show_nested_values_and_count_long_listings(capsys):
         inputs   name a
                  name b
         many     9 entries; --json shows them
+        long     a, b, c, d, e, f, g, h and 2 more; --json shows them
         """
     )
 
