@@ -20,8 +20,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgeattn.errors import TableError
-from edgeattn.graph.constants import Constants, drop_orphans, subgraphs, used_names
+from edgeattn.graph.constants import Constants, drop_orphans, used_names
 from edgeattn.graph.int8 import is_quant_scale, quantize_per_channel, rounding_sqnr_db
+from edgeattn.graph.names import FreshNames
 from edgeattn.graph.nodes import moving_nodes, node_label
 from edgeattn.graph.placement import (
     Decision,
@@ -72,7 +73,7 @@ class _Inserter:
         self._model = model
         self._constants = Constants(model)
         self._scales = scales
-        self._taken = _all_names(model.graph)
+        self._names = FreshNames(model.graph)
         self._moves = moving_nodes(model.graph)
         self._nodes: list[onnx.NodeProto] = []
         self._activations: dict[tuple[str, float], str] = {}
@@ -130,14 +131,15 @@ class _Inserter:
     def _quantize_output(self, node: onnx.NodeProto) -> Decision:
         """Let all that follow read the rounded output: the node can then write INT8."""
         tensor = node.output[0]
-        self._outputs[tensor] = self._rounded(tensor, self._scales[tensor])
+        scale = self._scales[tensor]
+        rounded = self._rounded(tensor, scale)
+        self._outputs[tensor] = rounded
+        self._activations[rounded, scale] = rounded  # not once more for a layer that reads it
         reason = "output of attention: one scale"
         return Decision(node_label(node), node.op_type, tensor, True, reason)
 
     def _rounded(self, tensor: str, scale: float) -> str:
         """Name what quantized consumers read in a tensor's place, adding it if need be."""
-        if tensor in self._outputs.values():
-            return tensor  # rounded where it is made
         key = (tensor, scale)
         if key not in self._activations:
             move = self._moves.get(tensor)
@@ -154,8 +156,8 @@ class _Inserter:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[0] = source
-        copy.output[0] = self._new_name(f"{node.output[0]}_dequantized")
-        copy.name = self._new_name(f"{node_label(node)}_dequantized")
+        copy.output[0] = self._names.new(f"{node.output[0]}_dequantized")
+        copy.name = self._names.new(f"{node_label(node)}_dequantized")
         self._nodes.append(copy)
         return copy.output[0]
 
@@ -164,9 +166,9 @@ class _Inserter:
             self._add_initializer(f"{tensor}_quant_scale", np.float32(scale)),
             self._add_initializer(f"{tensor}_zero_point", np.int8(0)),
         ]
-        integers = self._new_name(f"{tensor}_quantized")
+        integers = self._names.new(f"{tensor}_quantized")
         self._add_node("QuantizeLinear", [tensor, *constants], integers)
-        output = self._new_name(f"{tensor}_dequantized")
+        output = self._names.new(f"{tensor}_dequantized")
         return self._add_node("DequantizeLinear", [integers, *constants], output)
 
     def _add_weight(self, name: str, axis: int) -> tuple[str, float | None]:
@@ -177,30 +179,22 @@ class _Inserter:
             self._add_initializer(f"{name}_quant_scale", scales),
             self._add_initializer(f"{name}_zero_point", np.zeros(scales.size, np.int8)),
         ]
-        output = self._new_name(f"{name}_dequantized")
+        output = self._names.new(f"{name}_dequantized")
         return (
             self._add_node("DequantizeLinear", inputs, output, axis=axis),
             rounding_sqnr_db(weight, integers, scales, axis),
         )
 
     def _add_node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        name = self._new_name(f"{output}_{op_type}")
+        name = self._names.new(f"{output}_{op_type}")
         self._nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
         return output
 
     def _add_initializer(self, name: str, values: Any) -> str:
-        name = self._new_name(name)
+        name = self._names.new(name)
         tensor = numpy_helper.from_array(np.asarray(values), name)
         self._model.graph.initializer.append(tensor)
         return name
-
-    def _new_name(self, name: str) -> str:
-        number, candidate = 1, name
-        while candidate in self._taken:
-            number += 1
-            candidate = f"{name}_{number}"
-        self._taken.add(candidate)
-        return candidate
 
 
 def _check_scales(
@@ -223,12 +217,3 @@ def _check_scales(
             raise TableError(
                 f"the scale of {name} is {scales[name]}; expected a positive float32", hint
             )
-
-
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    names = {value.name for value in (*graph.input, *graph.initializer)} | used_names(graph)
-    for node in graph.node:
-        names.update((node.name, *node.output))
-        for body in subgraphs(node):
-            names |= _all_names(body)
-    return names
