@@ -2,6 +2,6 @@
 
 namespace edgeattn {
 
-template AttentionKernel fused_kernel<int8_t, 128>(VariantId id);
+template AttentionKernel fused_kernel<int8_t, 128>(VariantId id, bool one_chunk);
 
 }  // namespace edgeattn

@@ -10,33 +10,40 @@
 
 namespace edgeattn {
 
-template <typename T, int kHeadDim>
+/*! \brief The kernel of one variant; NULL where there is none. */
+template <typename T, int kHeadDim, VariantId kId, bool kOneChunk>
+AttentionKernel variant_kernel() {
+  constexpr Variant kVariant = fused_variant(kId, kHeadDim, kOneChunk);
+  if constexpr (kVariant.id == kNoVariant) {
+    return nullptr;
+  } else if constexpr (kVariant.id == kStreamed) {
+    return window_attention_streamed_kernel<T, kHeadDim, kVariant.row_tiles, kVariant.key_tiles,
+                                            kVariant.min_ctas>;
+  } else {
+    return window_attention_resident_kernel<T, kHeadDim, kVariant.row_tiles, kVariant.key_tiles,
+                                            !kVariant.chunked, kVariant.min_ctas>;
+  }
+}
+
+template <typename T, int kHeadDim, bool kOneChunk>
 AttentionKernel fused_kernel(VariantId id) {
-  constexpr Variant kSmall = fused_variant(kSmallTiles, kHeadDim);
-  constexpr Variant kStream = fused_variant(kStreamed, kHeadDim);
-  if (id == kSmall.id) {
-    return window_attention_resident_kernel<T, kHeadDim, kSmall.row_tiles, kSmall.key_tiles,
-                                            kSmall.min_ctas>;
+  switch (id) {
+    case kSmallTiles:
+      return variant_kernel<T, kHeadDim, kSmallTiles, kOneChunk>();
+    case kWideTiles:
+      return variant_kernel<T, kHeadDim, kWideTiles, kOneChunk>();
+    case kOnePass:
+      return variant_kernel<T, kHeadDim, kOnePass, kOneChunk>();
+    case kStreamed:
+      return variant_kernel<T, kHeadDim, kStreamed, kOneChunk>();
+    default:
+      return nullptr;
   }
-  if (id == kStream.id) {
-    return window_attention_streamed_kernel<T, kHeadDim, kStream.row_tiles, kStream.key_tiles,
-                                            kStream.min_ctas>;
-  }
-  constexpr Variant kWide = fused_variant(kWideTiles, kHeadDim);
-  constexpr Variant kOne = fused_variant(kOnePass, kHeadDim);
-  if constexpr (kWide.id != kNoVariant) {
-    if (id == kWide.id) {
-      return window_attention_resident_kernel<T, kHeadDim, kWide.row_tiles, kWide.key_tiles,
-                                              kWide.min_ctas>;
-    }
-  }
-  if constexpr (kOne.id != kNoVariant) {
-    if (id == kOne.id) {
-      return window_attention_resident_kernel<T, kHeadDim, kOne.row_tiles, kOne.key_tiles,
-                                              kOne.min_ctas>;
-    }
-  }
-  return nullptr;
+}
+
+template <typename T, int kHeadDim>
+AttentionKernel fused_kernel(VariantId id, bool one_chunk) {
+  return one_chunk ? fused_kernel<T, kHeadDim, true>(id) : fused_kernel<T, kHeadDim, false>(id);
 }
 
 }  // namespace edgeattn

@@ -15,9 +15,10 @@ using AttentionKernel = void (*)(AttentionParams);
 
 /*! \brief A fused kernel; NULL where there is no such variant.
  *  \tparam T         half_t, bf16_t or int8_t.
- *  \tparam kHeadDim  32, 64, 96 or 128. */
+ *  \tparam kHeadDim  32, 64, 96 or 128.
+ *  \param one_chunk  no window has more than 64 keys. */
 template <typename T, int kHeadDim>
-AttentionKernel fused_kernel(VariantId id);
+AttentionKernel fused_kernel(VariantId id, bool one_chunk);
 
 /*! \brief The FP32 kernel for head_dim up to 256. */
 AttentionKernel plain_kernel(int32_t head_dim);

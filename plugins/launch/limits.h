@@ -17,6 +17,12 @@ constexpr int32_t kMaxHeads = INT16_MAX;
 /*! Tokens of a window, or keys of a tile of queries. */
 constexpr int32_t kMaxWindowTokens = 1 << 24;
 
+/*! Keys of a window that the resident kernels for one chunk take, but for kOnePass. */
+constexpr int32_t kOneChunkKeys = 64;
+
+/*! Query tiles of a step of the resident kernel. */
+constexpr int32_t kMaxStepTiles = 16;
+
 /*! The bias is divided by softmax_scale, and by the square of INT8's scale. */
 constexpr float kMinSoftmaxScale = 1e-12f;
 constexpr float kMaxSoftmaxScale = 1e12f;

@@ -14,17 +14,19 @@ namespace {
 
 /*! \brief What a variant asks of the plan of its groups. */
 struct Cut {
-  bool plain;
-  bool streamed;
+  Variant variant;
   bool cosine;
+  int32_t head_dim;
   int32_t row_bytes;      // of K or V in shared memory
   int32_t tile_queries;   // of a warp
-  int32_t chunk_keys;     // streamed
+  int32_t chunk_keys;     // with scores in registers
   int32_t block_queries;  // of a CTA; 0: all queries of its windows
 
-  int32_t shared_bytes(HeadGroup const& group, int32_t head_dim) const {
-    if (plain) return plain_layout(head_dim).floats * 4;
-    if (streamed) {
+  bool is_resident() const { return block_queries == 0; }
+
+  int32_t shared_bytes(HeadGroup const& group) const {
+    if (variant.id == kPlain) return plain_layout(head_dim).floats * 4;
+    if (variant.id == kStreamed) {
       return streamed_layout(group, row_bytes, block_queries, chunk_keys, cosine).bytes;
     }
     return resident_layout(group, row_bytes, tile_queries, cosine).bytes;
@@ -33,81 +35,109 @@ struct Cut {
 
 Cut cut_of(EdgeattnAttributes const& attributes, Variant const& variant) {
   Cut cut{};
-  cut.plain = variant.id == kPlain;
-  cut.streamed = variant.id == kStreamed;
+  cut.variant = variant;
   cut.cosine = attributes.qk_mode != 0;
+  cut.head_dim = attributes.head_dim;
   cut.row_bytes = 2 * padded_head_dim(attributes.head_dim);
   cut.tile_queries = 16 * variant.row_tiles;
   cut.chunk_keys = 16 * variant.key_tiles;
-  if (cut.plain) cut.block_queries = kPlainBlockQueries;
-  if (cut.streamed) cut.block_queries = kWarps * cut.tile_queries;
+  if (variant.id == kPlain) cut.block_queries = kPlainBlockQueries;
+  if (variant.id == kStreamed) cut.block_queries = kWarps * cut.tile_queries;
   return cut;
 }
 
 // Items
 
-/*! Shared memory that an item is filled up to with K and V: enough for all warps to have work and
- *  to spread what a CTA does once, small enough for several CTAs on an SM. */
-constexpr int64_t kItemTileBytes = 32 << 10;
-
-/*! Query tiles that an item should have. */
-constexpr int32_t kItemTiles = 2 * kWarps;
-
-/*! CTAs below which items are made smaller, so that all SMs have work. */
-constexpr int64_t kEnoughItems = 256;
+/*! Shared memory that K and V of a step should fill at most: enough for all warps to have work,
+ * small enough for several CTAs on an SM; where steps follow one another, two of them have to fit.
+ */
+constexpr int64_t kStepBytes = 16 << 10;
+constexpr int64_t kSingleStepBytes = 40 << 10;
 
 /*! \brief Share of the warps' time that `tiles` query tiles fill. */
 double warp_share(int32_t tiles) {
   return static_cast<double>(tiles) / (ceil_div(tiles, kWarps) * kWarps);
 }
 
-/*! \brief Choose how many heads and windows make an item of the resident kernel. */
-void choose_item(HeadGroup& group, Cut const& cut, int64_t windows) {
-  int32_t const tiles = window_queries(group, cut.tile_queries) / cut.tile_queries;
-  int64_t const unit_bytes = int64_t{2} * window_keys(group) * cut.row_bytes;
-  int32_t const fit =
-      static_cast<int32_t>(std::clamp<int64_t>(kItemTileBytes / unit_bytes, 1, kMaxItemHeads));
+/*! \brief Steps that all windows of a group make. */
+int64_t count_steps(HeadGroup const& group, int64_t windows) {
+  int64_t const head_blocks = ceil_div(group.num_heads, group.item_heads);
+  return head_blocks * ((windows + group.step_windows - 1) / group.step_windows);
+}
+
+/*! \brief Choose how many heads and windows make a step of the resident kernel. */
+void choose_step(HeadGroup& group, Cut const& cut, DeviceSize const& device, int64_t windows) {
+  ResidentLayout const layout = resident_layout(group, cut.row_bytes, cut.tile_queries,
+                                                cut.cosine);  // of one head and window
+  int32_t const tiles = layout.window_queries / cut.tile_queries;
+  int64_t const step_bytes = cut.variant.chunked ? kSingleStepBytes : kStepBytes;
+  int64_t const fit = std::max<int64_t>(step_bytes / layout.stage_bytes, 1);
+
   // Heads first: rows of neighbouring heads lie side by side in memory, and the windows' rows are
   // worked out once for all of them.
+  int32_t const max_heads = static_cast<int32_t>(
+      std::min<int64_t>({fit, int64_t{kMaxItemHeads}, int64_t{group.num_heads}}));
   double best = 0.0;
-  for (int32_t heads = 1; heads <= std::min<int32_t>(fit, group.num_heads); ++heads) {
+  for (int32_t heads = 1; heads <= max_heads; ++heads) {
+    if (tiles * (heads - 1) >= 2 * kWarps) break;  // the warps have enough to do
     int32_t const blocks = ceil_div(group.num_heads, heads);
     double const full = static_cast<double>(group.num_heads) / (blocks * heads);
-    double const share = warp_share(std::min(tiles * heads, kItemTiles)) * full;
-    bool const wanted = tiles * (heads - 1) < kItemTiles;
-    if (wanted && share >= best) {
+    double const share = warp_share(tiles * heads) * full;
+    if (share >= best) {
       best = share;
       group.item_heads = static_cast<int8_t>(heads);
     }
   }
-  int64_t const by_tiles = kItemTiles / (int64_t{tiles} * group.item_heads);
-  int64_t const by_bytes = kItemTileBytes / (unit_bytes * group.item_heads);
-  group.item_windows = static_cast<int16_t>(
-      std::clamp<int64_t>(std::min({by_tiles, by_bytes, windows}), 1, kItemTiles));
-  auto const items = [&] {
-    int64_t const head_blocks = ceil_div(group.num_heads, group.item_heads);
-    return head_blocks * ((windows + group.item_windows - 1) / group.item_windows);
-  };
-  while (items() < kEnoughItems && group.item_windows > 1) group.item_windows /= 2;
-  while (items() < kEnoughItems && group.item_heads > 1 && tiles * group.item_heads > kWarps) {
-    group.item_heads /= 2;
+  int64_t const by_tiles = kMaxStepTiles / (tiles * group.item_heads);
+  group.step_windows = static_cast<int16_t>(std::clamp<int64_t>(
+      std::min(fit / group.item_heads, by_tiles), 1, std::max<int64_t>(windows, 1)));
+  // Rather all SMs at work than all warps.
+  while (group.step_windows > 1 && count_steps(group, windows) < 2 * device.multiprocessors) {
+    group.step_windows /= 2;
+  }
+}
+
+/*! \brief Make the items of the resident kernels for one chunk so long that all run at a time: then
+ *  each CTA always has a step on its way. */
+void choose_item_steps(Cut const& cut, DeviceSize const& device, int64_t const* windows,
+                       AttentionParams& params) {
+  constexpr int32_t kSystemBytes = 1 << 10;  // of the shared memory of each CTA
+  int64_t steps = 0;
+  int32_t shared_bytes = 0;
+  for (int32_t g = 0; g < params.num_groups; ++g) {
+    HeadGroup group = params.groups[g];
+    steps += count_steps(group, windows[g]);
+    group.item_steps = kRowStages;
+    shared_bytes = std::max(shared_bytes, cut.shared_bytes(group));
+  }
+  if (shared_bytes > kMaxSharedBytes) return;
+  int32_t const ctas =
+      std::min(cut.variant.min_ctas, device.shared_bytes / (shared_bytes + kSystemBytes));
+  int64_t const at_a_time = int64_t{std::max(ctas, 1)} * device.multiprocessors;
+  int64_t const item_steps = (steps + at_a_time - 1) / at_a_time;
+  for (int32_t g = 0; g < params.num_groups; ++g) {
+    params.groups[g].item_steps =
+        static_cast<int16_t>(std::clamp<int64_t>(item_steps, 1, INT16_MAX));
   }
 }
 
 // Groups
 
 /*! \brief Where the group looks up its bias, if there is one: in shared memory if it fits. */
-BiasSource choose_bias(HeadGroup group, Cut const& cut, int32_t head_dim) {
-  if (cut.plain) return kGlobalBias;
+BiasSource choose_bias(HeadGroup group, Cut const& cut) {
+  if (cut.variant.id == kPlain) return kGlobalBias;
   int64_t const entries = int64_t{4} * group.rows.keys * group.cols.keys;  // and a few less
   if (entries * 4 > kMaxSharedBytes) return kGlobalBias;
   for (BiasSource const source : {kSharedBiasPairs, kSharedBias}) {
     if (source == kSharedBiasPairs && group.cols.keys % 2 != 0) continue;
     group.bias = source;
-    if (cut.shared_bytes(group, head_dim) <= kMaxSharedBytes) return source;
+    if (cut.shared_bytes(group) <= kMaxSharedBytes) return source;
   }
   return kGlobalBias;
 }
+
+/*! Queries that share their keys in a tile of the resident kernel's neighborhoods. */
+constexpr int32_t kResidentTileQueries = 64;
 
 void plan_axes(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem, int32_t g,
                Cut const& cut, HeadGroup& group) {
@@ -120,12 +150,24 @@ void plan_axes(EdgeattnAttributes const& attributes, EdgeattnProblem const& prob
     group.cols = plan_window_axis(length[1], window[1], shift[1], mode);
     return;
   }
-  constexpr int32_t kResidentTileQueries = 64;
-  int32_t const tile_queries = cut.block_queries != 0 ? cut.block_queries : kResidentTileQueries;
+  int32_t const tile_queries = cut.is_resident() ? kResidentTileQueries : cut.block_queries;
   Axis axis[2];
   plan_neighborhood_axes(length, window, attributes.group_dilation + 2 * g, tile_queries, axis);
   group.rows = axis[0];
   group.cols = axis[1];
+}
+
+/*! \brief Keys of the largest window, as the resident kernel has it. */
+int64_t max_window_keys(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem) {
+  Cut const resident{};
+  int64_t keys = 0;
+  for (int32_t g = 0; g < attributes.num_groups; ++g) {
+    HeadGroup group{};
+    group.mode = static_cast<int8_t>(attributes.group_mode[g]);
+    plan_axes(attributes, problem, g, resident, group);
+    keys = std::max(keys, int64_t{group.rows.keys} * group.cols.keys);
+  }
+  return keys;
 }
 
 int32_t check_sizes(HeadGroup const& group, int32_t g, Message const& message) {
@@ -147,7 +189,8 @@ int32_t check_sizes(HeadGroup const& group, int32_t g, Message const& message) {
 /*! \brief Plan group `g`, but for its place among all groups.
  *  \param windows  receives the windows of the whole batch. */
 int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem, int32_t g,
-                   Cut const& cut, HeadGroup& group, int64_t& windows, Message const& message) {
+                   Cut const& cut, DeviceSize const& device, HeadGroup& group, int64_t& windows,
+                   Message const& message) {
   group = HeadGroup{};
   group.head_offset = attributes.group_head_offset[g];
   group.num_heads = static_cast<int16_t>(attributes.group_num_heads[g]);
@@ -162,32 +205,37 @@ int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& 
   }
 
   group.item_heads = 1;
-  group.item_windows = 1;
-  if (attributes.has_bias) group.bias = choose_bias(group, cut, attributes.head_dim);
-  if (!cut.plain && !cut.streamed) {
-    if (group.bias == kGlobalBias ||
-        cut.shared_bytes(group, attributes.head_dim) > kMaxSharedBytes) {
+  group.step_windows = 1;
+  group.item_steps = 1;
+  if (attributes.has_bias) group.bias = choose_bias(group, cut);
+  if (cut.is_resident()) {
+    int32_t const keys = group.rows.keys * group.cols.keys;
+    if (!cut.variant.chunked && keys > cut.chunk_keys) {
+      return message.refuse(
+          "queries of head group %d see %d x %d keys; expected at most %d in variant %d; use "
+          "variant "
+          "%d",
+          g, group.rows.keys, group.cols.keys, cut.chunk_keys, cut.variant.id, kStreamed);
+    }
+    if (group.bias == kGlobalBias || cut.shared_bytes(group) > kMaxSharedBytes) {
       return message.refuse(
           "a window of head group %d, of %d x %d keys of %d channels, does not fit into %d bytes "
           "of "
           "shared memory; expected another variant; use variant %d",
           g, group.rows.keys, group.cols.keys, attributes.head_dim, kMaxSharedBytes, kStreamed);
     }
-    choose_item(group, cut, windows);
-    while (cut.shared_bytes(group, attributes.head_dim) > kMaxSharedBytes) {
-      if (group.item_windows > 1) {
-        group.item_windows /= 2;
-      } else {
-        group.item_heads /= 2;
-      }
+    choose_step(group, cut, device, windows);
+    while (cut.shared_bytes(group) > kMaxSharedBytes) {
+      int8_t const fewer_heads = group.item_heads / 2;
+      group.item_heads = group.step_windows > 1 ? group.item_heads : fewer_heads;
+      group.step_windows = std::max<int16_t>(group.step_windows / 2, 1);
     }
   }
   group.num_head_blocks = static_cast<int16_t>(ceil_div(group.num_heads, group.item_heads));
 
   int32_t const queries = group.rows.queries * group.cols.queries;
   group.head_blocks = make_divisor(group.num_head_blocks);
-  group.query_blocks =
-      make_divisor(cut.block_queries == 0 ? 1 : ceil_div(queries, cut.block_queries));
+  group.query_blocks = make_divisor(cut.is_resident() ? 1 : ceil_div(queries, cut.block_queries));
   group.windows = make_divisor(group.rows.num_windows * group.cols.num_windows);
   group.window_cols = make_divisor(group.cols.num_windows);
   group.query_cols = make_divisor(group.cols.queries);
@@ -227,8 +275,8 @@ void set_scales(EdgeattnAttributes const& attributes, EdgeattnProblem const& pro
 
 }  // namespace
 
-int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
-                  Variant const& variant, Plan& plan, Message const& message) {
+int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem, int32_t id,
+                  DeviceSize const& device, Plan& plan, Message const& message) {
   plan = Plan{};
   AttentionParams& params = plan.params;
   bool const by_head = attributes.qkv_layout != 0;  // (Hd, 3, D)
@@ -246,33 +294,44 @@ int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& p
   params.out_is_int8 = problem.out_type == EDGEATTN_INT8;
   set_scales(attributes, problem, params);
 
-  Cut const cut = cut_of(attributes, variant);
+  plan.one_chunk = max_window_keys(attributes, problem) <= kOneChunkKeys;
+  plan.variant = find_variant(id, problem.in_type, attributes.head_dim, plan.one_chunk);
+  if (plan.variant.id == kNoVariant) {
+    return message.refuse("variant is %d; expected 0 or one that edgeattn_variants lists", id);
+  }
+  Cut const cut = cut_of(attributes, plan.variant);
   params.num_groups = attributes.num_groups;
+  int64_t windows[EDGEATTN_MAX_HEAD_GROUPS];
+  for (int32_t g = 0; g < params.num_groups; ++g) {
+    if (int32_t const status = plan_group(attributes, problem, g, cut, device, params.groups[g],
+                                          windows[g], message)) {
+      return status;
+    }
+  }
+  if (cut.is_resident() && !cut.variant.chunked) choose_item_steps(cut, device, windows, params);
+
   int64_t items = 0;
   int32_t out_head = 0;
   int32_t bias_offset = 0;
-  for (int32_t g = 0; g < attributes.num_groups; ++g) {
+  for (int32_t g = 0; g < params.num_groups; ++g) {
     HeadGroup& group = params.groups[g];
-    int64_t windows = 0;
-    if (int32_t const status = plan_group(attributes, problem, g, cut, group, windows, message)) {
-      return status;
-    }
     group.first_item = static_cast<int32_t>(items);
     group.out_head = out_head;
     group.bias_offset = bias_offset;
     out_head += group.num_heads;
     if (attributes.has_bias) bias_offset += group.num_heads * global_bias_entries(group);
 
-    int64_t const window_blocks = (windows + group.item_windows - 1) / group.item_windows;
+    int64_t const item_windows = int64_t{group.step_windows} * group.item_steps;
+    int64_t const window_blocks = (windows[g] + item_windows - 1) / item_windows;
     int32_t const queries = group.rows.queries * group.cols.queries;
-    int32_t const query_blocks = cut.block_queries == 0 ? 1 : ceil_div(queries, cut.block_queries);
+    int32_t const query_blocks = cut.is_resident() ? 1 : ceil_div(queries, cut.block_queries);
     items += window_blocks * query_blocks * group.num_head_blocks;
     if (items > INT32_MAX) {
       return message.refuse(
           "the heads' windows make %lld work items; expected at most %d; cut the batch",
           static_cast<long long>(items), INT32_MAX);
     }
-    plan.shared_bytes = std::max(plan.shared_bytes, cut.shared_bytes(group, attributes.head_dim));
+    plan.shared_bytes = std::max(plan.shared_bytes, cut.shared_bytes(group));
   }
   params.out_token_stride = out_head * attributes.head_dim;
   plan.ctas = static_cast<int32_t>(items);

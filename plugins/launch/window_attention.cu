@@ -17,30 +17,30 @@ namespace edgeattn {
 namespace {
 
 template <typename T>
-AttentionKernel fused_kernel_for(int32_t head_dim, VariantId id) {
+AttentionKernel fused_kernel_for(int32_t head_dim, VariantId id, bool one_chunk) {
   switch (padded_head_dim(head_dim)) {
     case 32:
-      return fused_kernel<T, 32>(id);
+      return fused_kernel<T, 32>(id, one_chunk);
     case 64:
-      return fused_kernel<T, 64>(id);
+      return fused_kernel<T, 64>(id, one_chunk);
     case 96:
-      return fused_kernel<T, 96>(id);
+      return fused_kernel<T, 96>(id, one_chunk);
     case 128:
-      return fused_kernel<T, 128>(id);
+      return fused_kernel<T, 128>(id, one_chunk);
   }
   return nullptr;
 }
 
-AttentionKernel kernel_for(int32_t in_type, int32_t head_dim, VariantId id) {
+AttentionKernel kernel_for(int32_t in_type, int32_t head_dim, VariantId id, bool one_chunk) {
   switch (in_type) {
     case EDGEATTN_FLOAT32:
       return plain_kernel(head_dim);
     case EDGEATTN_FLOAT16:
-      return fused_kernel_for<half_t>(head_dim, id);
+      return fused_kernel_for<half_t>(head_dim, id, one_chunk);
     case EDGEATTN_BFLOAT16:
-      return fused_kernel_for<bf16_t>(head_dim, id);
+      return fused_kernel_for<bf16_t>(head_dim, id, one_chunk);
     case EDGEATTN_INT8:
-      return fused_kernel_for<int8_t>(head_dim, id);
+      return fused_kernel_for<int8_t>(head_dim, id, one_chunk);
   }
   return nullptr;
 }
@@ -70,9 +70,8 @@ int32_t rank_variants(EdgeattnAttributes const& attributes, EdgeattnProblem cons
   bool small_windows = false;
   Plan plan;
   for (VariantId const id : {kWideTiles, kSmallTiles, kOnePass, kStreamed}) {
-    Variant const variant = find_variant(id, problem.in_type, attributes.head_dim);
-    if (variant.id == kNoVariant) continue;
-    if (make_plan(attributes, problem, variant, plan, Message(nullptr, 0)) != 0) continue;
+    if (make_plan(attributes, problem, id, current_device_size(), plan, Message(nullptr, 0)) != 0)
+      continue;
     small_windows = has_small_windows_alone(plan.params);
     ids[count++] = id;
   }
@@ -121,19 +120,18 @@ int32_t run(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem
     VariantId ids[kMaxVariants];
     if (rank_variants(attributes, problem, ids) > 0) variant_id = ids[0];
   }
-  Variant const variant = find_variant(variant_id, problem.in_type, attributes.head_dim);
-  if (variant_id != 0 && variant.id == kNoVariant) {
-    return message.refuse("variant is %d; expected 0 or one that edgeattn_variants lists",
-                          variant_id);
-  }
   Plan plan;
-  if (int32_t const status = make_plan(attributes, problem, variant, plan, message)) return status;
+  if (int32_t const status =
+          make_plan(attributes, problem, variant_id, current_device_size(), plan, message)) {
+    return status;
+  }
   plan.params.qkv = tensors.qkv;
   plan.params.bias_table = attributes.has_bias ? tensors.bias_table : nullptr;
   plan.params.pad_kv = attributes.pad_mode ? tensors.pad_kv : nullptr;
   plan.params.logit_scale = attributes.qk_mode ? tensors.logit_scale : nullptr;
   plan.params.out = tensors.out;
-  AttentionKernel const kernel = kernel_for(problem.in_type, attributes.head_dim, variant.id);
+  AttentionKernel const kernel =
+      kernel_for(problem.in_type, attributes.head_dim, plan.variant.id, plan.one_chunk);
   Regions const regions = regions_of(plan.params, problem);
   int32_t const status = launch_kernel(kernel, {plan.ctas, kThreads, plan.shared_bytes},
                                        plan.params, stream, regions.region, regions.count);

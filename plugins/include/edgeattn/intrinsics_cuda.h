@@ -18,8 +18,9 @@ namespace edgeattn {
 constexpr int32_t kWarpLanes = 32;
 
 EDGEATTN_DEVICE int32_t thread_index() { return static_cast<int32_t>(threadIdx.x); }
-EDGEATTN_DEVICE int32_t lane_index() { return thread_index() % kWarpLanes; }
-EDGEATTN_DEVICE int32_t warp_index() { return thread_index() / kWarpLanes; }
+// Unsigned division tells the compiler that the results are not negative.
+EDGEATTN_DEVICE int32_t lane_index() { return static_cast<int32_t>(threadIdx.x % kWarpLanes); }
+EDGEATTN_DEVICE int32_t warp_index() { return static_cast<int32_t>(threadIdx.x / kWarpLanes); }
 EDGEATTN_DEVICE int32_t cta_index() { return static_cast<int32_t>(blockIdx.x); }
 
 EDGEATTN_DEVICE void sync_cta() { __syncthreads(); }

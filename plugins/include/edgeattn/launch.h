@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "edgeattn/device_size.h"
 #include "edgeattn/platform.h"
 
 namespace edgeattn {
@@ -59,6 +60,20 @@ int32_t launch_kernel(void (*kernel)(Params), LaunchShape shape, Params const& p
                           dim3(static_cast<uint32_t>(shape.threads_per_cta)), arguments,
                           static_cast<size_t>(shape.shared_bytes),
                           static_cast<cudaStream_t>(stream));
+}
+
+/*! \brief The size of the current device; where there is none, of the smallest one that is served. */
+inline DeviceSize current_device_size() {
+  DeviceSize size{8, 164 << 10};  // Orin Nano
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&size.multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
+          cudaSuccess ||
+      cudaDeviceGetAttribute(&size.shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                             device) != cudaSuccess) {
+    cudaGetLastError();  // a launch will tell the caller
+  }
+  return size;
 }
 
 /*! \brief What a status of launch_kernel means. */

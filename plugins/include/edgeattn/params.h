@@ -29,8 +29,9 @@ enum BiasSource : int8_t {
 
 /*! \brief Heads that attend through windows of one size, and how their work is cut into items.
  *
- * An item is the work of one CTA: `item_windows` consecutive windows times `item_heads` consecutive
- * heads; or, where a window is cut up, a block of its queries times one head. */
+ * An item is the work of one CTA: `item_heads` consecutive heads of `item_steps` times
+ * `step_windows` consecutive windows, a step at a time; or, where a window is cut up, a block of
+ * its queries times one head. */
 struct HeadGroup {
   Axis rows;
   Axis cols;
@@ -40,7 +41,8 @@ struct HeadGroup {
   int32_t bias_offset;  //!< first entry in the bias table
   int16_t num_heads;
   int16_t num_head_blocks;  //!< ceil(num_heads / item_heads)
-  int16_t item_windows;
+  int16_t item_steps;
+  int16_t step_windows;
   int8_t item_heads;
   int8_t mode;  //!< Mode
   int8_t causal;

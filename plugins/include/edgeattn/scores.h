@@ -30,7 +30,8 @@ struct KeyChunk {
   Shared<int32_t> bias;           //!< [16 * tiles], KeyRow::bias
   Shared<int32_t> codes;          //!< [16 * tiles], KeyRow::code
   int32_t tiles;                  //!< of 16 keys
-  int32_t first_masked;           //!< tile from which on keys may be hidden
+  int32_t existing;               //!< keys; rows past them are padding of the last tile
+  bool is_mixed;                  //!< keys are hidden from some queries: the codes say which
 };
 
 /*! \brief What belongs to the rows of a tile of queries, in shared memory. */
@@ -150,6 +151,26 @@ EDGEATTN_DEVICE void finish_scores(bool cosine, BiasTable const& bias, QueryRows
   }
 }
 
+/*! \brief Hide the keys past the existing ones. */
+template <int kRowTiles, int kKeyTiles>
+EDGEATTN_DEVICE void mask_absent_keys(KeyChunk const& chunk, Scores<kRowTiles, kKeyTiles>& scores) {
+  int32_t const c = lane_index() % 4;
+  EDGEATTN_UNROLL
+  for (int32_t n = 0; n < 2 * kKeyTiles; ++n) {
+    if (n / 2 >= chunk.tiles) break;
+    if (8 * (n + 1) <= chunk.existing) continue;
+    EDGEATTN_UNROLL
+    for (int32_t i = 0; i < 2; ++i) {
+      bool const is_absent = 8 * n + 2 * c + i >= chunk.existing;
+      EDGEATTN_UNROLL
+      for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
+        float& score = scores.tile[row / 2][n / 2][n % 2][2 * (row % 2) + i];
+        score = is_absent ? -INFINITY : score;
+      }
+    }
+  }
+}
+
 /*! \brief Add the mask: -inf to keys that are none, mask_value to keys that a query does not see.
  *  \param rows  the queries. */
 template <int kRowTiles, int kKeyTiles>
@@ -160,7 +181,6 @@ EDGEATTN_DEVICE void mask_scores(Shared<QueryRow> rows, float mask_value, KeyChu
   EDGEATTN_UNROLL
   for (int32_t n = 0; n < 2 * kKeyTiles; ++n) {
     if (n / 2 >= chunk.tiles) break;
-    if (n / 2 < chunk.first_masked) continue;
     Vec8 const codes = load((codes_of_lane + 8 * n).as<Vec8>());
     EDGEATTN_UNROLL
     for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
@@ -196,7 +216,11 @@ EDGEATTN_DEVICE void compute_scores(bool cosine, float mask_value, BiasTable con
       finish_scores<kMayBeGlobal>(cosine, bias, queries, chunk, scores);
     }
   }
-  if (chunk.first_masked < chunk.tiles) mask_scores(queries.rows, mask_value, chunk, scores);
+  if (chunk.is_mixed) {
+    mask_scores(queries.rows, mask_value, chunk, scores);
+  } else if (chunk.existing < 16 * chunk.tiles) {
+    mask_absent_keys(chunk, scores);
+  }
 }
 
 }  // namespace edgeattn

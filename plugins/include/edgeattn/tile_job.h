@@ -3,7 +3,8 @@
  * \brief What a warp of the resident kernel does at a time: a tile of queries of one window and
  * head.
  *
- * All jobs of a work item are worked out side by side and kept in shared memory, not in registers.
+ * The jobs of a step are worked out side by side and kept in shared memory, not in registers. They
+ * are the same in all steps.
  */
 #pragma once
 
@@ -11,25 +12,24 @@
 
 #include "edgeattn/intrinsics.h"
 #include "edgeattn/shared_layout.h"
-#include "edgeattn/token_rows.h"
 #include "edgeattn/work_item.h"
 
 namespace edgeattn {
 
-/*! \brief The queries of a job. Offsets are bytes of shared memory. */
+/*! \brief The queries of a job. Offsets are in bytes. */
 struct alignas(16) QueryJob {
-  int32_t rows;          //!< QueryRow of the first query
-  int32_t head;          //!< in the group
-  int32_t bias;          //!< the head's bias table
-  int32_t first_masked;  //!< tile of keys from which on some may be hidden
+  int32_t rows;    //!< QueryRow of the first query, in a stage of rows
+  int32_t head;    //!< in the group
+  int32_t bias;    //!< the head's bias table, in shared memory
+  int32_t window;  //!< of the step
 };
 
 /*! \brief Its keys, all those of the window. */
 struct alignas(16) KeyJob {
-  int32_t keys;     //!< first row of K
-  int32_t values;   //!< first row of V
-  int32_t rows;     //!< KeyRow::bias of the first key; KeyRow::code after those of the window
-  int32_t lengths;  //!< inverse length of the first key
+  int32_t keys;     //!< first row of K, in a stage of K and V
+  int32_t values;   //!< first row of V, in a stage of K and V
+  int32_t codes;    //!< KeyRow::code of the first key, in a stage of rows
+  int32_t lengths;  //!< inverse length of the first key, in shared memory
 };
 
 struct TileJob {
@@ -38,39 +38,31 @@ struct TileJob {
 };
 static_assert(sizeof(TileJob) == kTileJobBytes, "as shared_layout.h has it");
 
-/*! \brief Number of the item's jobs. */
-EDGEATTN_DEVICE int32_t num_tile_jobs(WorkItem const& item, int32_t tile_queries) {
-  return item.heads * item.windows * (window_queries(item.group, tile_queries) / tile_queries);
-}
-
-/*! \brief Work out the item's jobs. */
-EDGEATTN_DEVICE void build_tile_jobs(AttentionParams const& params, WorkItem const& item,
-                                     SharedLayout const& layout, int32_t row_bytes,
-                                     int32_t tile_queries) {
+/*! \brief Work out the jobs of a step.
+ *  \return How many there are. */
+EDGEATTN_DEVICE int32_t build_tile_jobs(WorkItem const& item, ResidentLayout const& layout,
+                                        int32_t row_bytes, int32_t tile_queries) {
   HeadGroup const& group = item.group;
-  int32_t const keys = window_keys(group);
-  int32_t const queries = window_queries(group, tile_queries);
-  int32_t const tiles = queries / tile_queries;
-  Shared<TileJob> const jobs = (shared_memory() + layout.jobs).as<TileJob>();
-  for (int32_t i = thread_index(); i < num_tile_jobs(item, tile_queries); i += kThreads) {
+  int32_t const tiles = layout.window_queries / tile_queries;
+  int32_t const num_jobs = item.heads * group.step_windows * tiles;
+  int32_t const rows = group.step_windows * layout.window_keys;  // of K, or of V, of a head
+  for (int32_t i = thread_index(); i < num_jobs; i += kThreads) {
     int32_t const of_window = i / tiles;
     int32_t const tile = i - of_window * tiles;
-    int32_t const head = of_window / item.windows;
-    int32_t const window = of_window - head * item.windows;
-    WindowPlace const place = window_place(group, item.first_window + window);
-    bool const is_mixed = window_is_mixed(params, group, place);
-    int32_t const unmasked = group.rows.keys * group.cols.keys / 16;
-    QueryJob const of_queries{
-        layout.queries + (window * queries + tile * tile_queries) * 16, item.first_head + head,
-        layout.bias + head * shared_bias_floats(group) * 4, is_mixed ? 0 : unmasked};
-    int32_t const tile_rows = item.windows * keys;  // of K, or of V, of a head
-    int32_t const first_row = 2 * head * tile_rows + window * keys;
-    KeyJob const of_keys{first_row * row_bytes, (first_row + tile_rows) * row_bytes,
-                         layout.key_rows + window * keys * 8,
-                         layout.inverse_lengths + (head * tile_rows + window * keys) * 4};
-    store((jobs + i).as<QueryJob>(), of_queries);
-    store((jobs + i).as<KeyJob>() + 1, of_keys);
+    int32_t const head = of_window / group.step_windows;
+    int32_t const window = of_window - head * group.step_windows;
+    int32_t const first_query = window * layout.window_queries + tile * tile_queries;
+    int32_t const first_key = window * layout.window_keys;
+    QueryJob const queries{first_query * kQueryRowBytes, item.first_head + head,
+                           layout.bias + head * shared_bias_floats(group) * 4, window};
+    KeyJob const keys{(2 * head * rows + first_key) * row_bytes,
+                      ((2 * head + 1) * rows + first_key) * row_bytes, layout.codes + first_key * 4,
+                      layout.lengths + (head * rows + first_key) * 4};
+    Shared<TileJob> const job = (shared_memory() + layout.jobs).as<TileJob>() + i;
+    store(job.as<QueryJob>(), queries);
+    store(job.as<KeyJob>() + 1, keys);
   }
+  return num_jobs;
 }
 
 }  // namespace edgeattn

@@ -55,6 +55,37 @@ EDGEATTN_HOST_DEVICE WindowPlace window_place(HeadGroup const& group, int32_t wi
   return {image, row, rest - row * group.cols.num_windows};
 }
 
+/*! \brief A window of tokens at constant distances, which all see each other. */
+struct LinearWindow {
+  bool is_linear;       //!< else the rest means nothing
+  int32_t first_token;  //!< among all of the batch
+  int32_t row_stride;   //!< tokens from one row of the window to the next
+  int32_t col_stride;
+};
+
+/*! \brief Most windows of block and grid mode are linear. */
+EDGEATTN_HOST_DEVICE LinearWindow linear_window(AttentionParams const& params,
+                                                HeadGroup const& group, WindowPlace const& place) {
+  LinearWindow window;
+  int32_t row, col;
+  if (group.mode == kBlock) {
+    window.is_linear = block_window_is_linear(group.rows, params.height, place.row) &&
+                       block_window_is_linear(group.cols, params.width, place.col);
+    row = place.row * group.rows.window + group.rows.shift;
+    col = place.col * group.cols.window + group.cols.shift;
+  } else {
+    window.is_linear = group.mode == kGrid &&
+                       !grid_window_is_mixed(group.rows, params.height, place.row) &&
+                       !grid_window_is_mixed(group.cols, params.width, place.col);
+    row = place.row;
+    col = place.col;
+  }
+  window.first_token = (place.image * params.height + row) * params.width + col;
+  window.row_stride = group.rows.stride * params.width;
+  window.col_stride = group.cols.stride;
+  return window;
+}
+
 /*! \brief Whether some key of a window is hidden from some query, rows past the box aside. */
 EDGEATTN_HOST_DEVICE bool window_is_mixed(AttentionParams const& params, HeadGroup const& group,
                                           WindowPlace const& place) {

@@ -32,30 +32,29 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   HeadGroup const& group = item.group;
   int32_t const head = group.head_offset + item.first_head;
   Shared<unsigned char> const shared = shared_memory();
-  SharedLayout const layout =
+  StreamedLayout const layout =
       streamed_layout(group, Tile::kRowBytes, kBlockQueries, kChunkKeys, params.cosine);
   Shared<QueryRow> const query_rows = (shared + layout.queries).as<QueryRow>();
-  Shared<int32_t> const key_tokens = (shared + layout.key_tokens).as<int32_t>();
-  Shared<int32_t> const key_rows = (shared + layout.key_rows).as<int32_t>();
+  Shared<int32_t> const key_rows = (shared + layout.rows).as<int32_t>();
   WindowPlace const place = window_place(group, item.first_window);
 
+  auto const rows_of = [&](int32_t chunk) {  // tokens, bias, codes
+    return key_rows + chunk % kRowStages * 3 * kChunkKeys;
+  };
   auto const build_keys = [&](int32_t chunk) {
-    int32_t const stage = chunk % kRowStages * kChunkKeys;
     for (int32_t row = thread_index(); row < kChunkKeys; row += kThreads) {
       KeyRow const key = key_row(params, group, place, chunk * kChunkKeys + row);
-      store(key_tokens + (stage + row), key.token);
-      store(key_rows + (2 * stage + row), key.bias);
-      store(key_rows + (2 * stage + kChunkKeys + row), key.code);
+      store(rows_of(chunk) + row, key.token);
+      store(rows_of(chunk) + (kChunkKeys + row), key.bias);
+      store(rows_of(chunk) + (2 * kChunkKeys + row), key.code);
     }
   };
   KeyValueLoader<T, kHeadDim> const loader(params, head);
   auto const tiles_of = [&](int32_t chunk) {
     int32_t const stage = chunk % 2 * 2 * kChunkKeys * Tile::kRowBytes;
-    return KeyValueTiles{shared + stage, kChunkKeys, 1};
+    return KeyValueTiles{shared + (layout.tiles + stage), kChunkKeys, 1};
   };
-  auto const start_keys = [&](int32_t chunk) {
-    loader.start(tiles_of(chunk), key_tokens + chunk % kRowStages * kChunkKeys);
-  };
+  auto const start_keys = [&](int32_t chunk) { loader.start(tiles_of(chunk), rows_of(chunk)); };
 
   for (int32_t row = thread_index(); row < kBlockQueries; row += kThreads) {
     store(query_rows + row,
@@ -74,8 +73,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   }
   QueryTile<kHeadDim, kRowTiles> query;
   finish_queries(params.head_dim, loaded, query);
-  QueryRows const queries{
-      rows, (shared + layout.cosine_factors).as<float>() + warp_index() * kTileQueries};
+  QueryRows const queries{rows, shared.as<float>() + warp_index() * kTileQueries};
   if (params.cosine) {
     build_cosine_factors<Math<T>>(params, head, query, queries.cosine_factors);
   }
@@ -85,7 +83,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
 
   int32_t const keys = group.rows.keys * group.cols.keys;
   int32_t const key_tiles = ceil_div(keys, 16);
-  int32_t const first_masked = window_is_mixed(params, group, place) ? 0 : keys / 16;
+  bool const is_mixed = window_is_mixed(params, group, place);
   int32_t const chunks = ceil_div(key_tiles, kKeyTiles);
   RowState<kHeadDim> state[kRowTiles];
   EDGEATTN_UNROLL
@@ -98,20 +96,19 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     if (i + 1 < chunks) start_keys(i + 1);
     if (i + 2 < chunks) build_keys(i + 2);
     if (params.cosine) {
-      build_inverse_lengths<T, kHeadDim>(tiles_of(i),
-                                         (shared + layout.inverse_lengths).as<float>());
+      build_inverse_lengths<T, kHeadDim>(tiles_of(i), (shared + layout.lengths).as<float>());
       sync_cta();  // the lengths of all threads are there
     }
-    int32_t const stage = i % kRowStages * kChunkKeys;
     Shared<unsigned char> const tile = tiles_of(i).begin;
     int32_t const tiles_left = key_tiles - i * kKeyTiles;
     KeyChunk const chunk{tile,
                          tile + kChunkKeys * Tile::kRowBytes,
-                         (shared + layout.inverse_lengths).as<float>(),
-                         key_rows + 2 * stage,
-                         key_rows + (2 * stage + kChunkKeys),
+                         (shared + layout.lengths).as<float>(),
+                         rows_of(i) + kChunkKeys,
+                         rows_of(i) + 2 * kChunkKeys,
                          tiles_left < kKeyTiles ? tiles_left : kKeyTiles,
-                         first_masked - i * kKeyTiles};
+                         keys - i * kChunkKeys,
+                         is_mixed};
     Scores<kRowTiles, kKeyTiles> scores;
     compute_scores<T, true>(params.cosine, outside_value(params, group), bias, query, queries,
                             chunk, scores);

@@ -65,6 +65,12 @@ EDGEATTN_HOST_DEVICE bool block_window_is_mixed(Axis const& axis, int32_t length
   return has_padding || (axis.shift > 0 && a == axis.num_windows - 1);
 }
 
+/*! \brief Whether the places of window `a` of a block axis hold consecutive tokens, from
+ *  `a * window + shift` on: no padding, no second label, no wrapping around. */
+EDGEATTN_HOST_DEVICE bool block_window_is_linear(Axis const& axis, int32_t length, int32_t a) {
+  return (a + 1) * axis.window + axis.shift <= length;
+}
+
 // Grid
 
 /*! \brief Member g of window `a`: windows spread over the whole axis. */

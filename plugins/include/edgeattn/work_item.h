@@ -15,11 +15,16 @@ namespace edgeattn {
 struct WorkItem {
   HeadGroup const& group;
   int32_t first_window;  //!< among all windows of all images
-  int32_t windows;       //!< consecutive ones
+  int32_t steps;         //!< of step_windows windows each; the last windows may not exist
   int32_t query_block;   //!< 0 where windows are not cut up
   int32_t first_head;    //!< in the group
   int32_t heads;         //!< consecutive ones
 };
+
+/*! \brief Windows of the whole batch. */
+EDGEATTN_HOST_DEVICE int32_t num_windows(AttentionParams const& params, HeadGroup const& group) {
+  return params.batch * group.rows.num_windows * group.cols.num_windows;
+}
 
 /*! \brief Find the CTA's work. Heads come first, so that CTAs that run side by side read
  *  neighbouring parts of the same rows of qkv.
@@ -38,12 +43,12 @@ EDGEATTN_DEVICE WorkItem find_work_item(AttentionParams const& params, int32_t b
   int32_t const num_query_blocks =
       block_queries == 0 ? 1 : ceil_div(group.rows.queries * group.cols.queries, block_queries);
   int32_t const query_block = block - window_block * num_query_blocks;
-  int32_t const first_window = window_block * group.item_windows;
-  int32_t const windows_left =
-      params.batch * group.rows.num_windows * group.cols.num_windows - first_window;
+  int32_t const first_window = window_block * group.item_steps * group.step_windows;
+  int32_t const windows_left = num_windows(params, group) - first_window;
+  bool const is_last = windows_left < group.item_steps * group.step_windows;
   return {group,
           first_window,
-          windows_left < group.item_windows ? windows_left : group.item_windows,
+          is_last ? ceil_div(windows_left, group.step_windows) : group.item_steps,
           query_block,
           first_head,
           heads_left < group.item_heads ? heads_left : group.item_heads};
