@@ -1,0 +1,1 @@
+"""TensorRT: what needs its Python bindings or a GPU, imported only when it is used."""

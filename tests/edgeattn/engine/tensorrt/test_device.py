@@ -1,0 +1,85 @@
+"""Buffers on a GPU, against a stand-in that checks each call: contexts, copies, what is freed."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from edgeattn.engine.tensorrt import device
+from edgeattn.engine.tensorrt.device import DeviceBuffers, primary_context
+from edgeattn.errors import EngineError, MissingDependencyError
+from tests.pycuda_standin import Ledger, install
+
+
+@pytest.fixture
+def ledger(monkeypatch):
+    device._retained.cache_clear()
+    ledger = Ledger()
+    for name, module in install(ledger).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    yield ledger
+    assert ledger.current == []
+    device._retained.cache_clear()
+
+
+def test_the_context_is_the_primary_one_retained_once_and_popped_again(ledger):
+    for _ in range(3):
+        with primary_context() as cuda:
+            assert ledger.current == [0]
+            assert cuda is sys.modules["pycuda.driver"]
+        assert ledger.current == []
+    assert ledger.retained == [0]
+
+
+def test_the_context_is_popped_when_the_block_fails(ledger):
+    with pytest.raises(ZeroDivisionError), primary_context():
+        1 / 0  # noqa: B018
+    assert ledger.current == []
+
+
+def test_arrays_are_on_the_gpu_when_fill_returns(ledger):
+    buffers = DeviceBuffers({"x": 24, "flags": 3})
+    for factor in (1, 2):
+        x = np.arange(6, dtype=np.float32).reshape(2, 3) * factor
+        flags = np.array([True, False, factor == 1])
+        buffers.fill({"flags": flags, "x": x})
+        np.testing.assert_array_equal(ledger.read(buffers["x"], "float32", (2, 3)), x)
+        np.testing.assert_array_equal(ledger.read(buffers["flags"], "bool", (3,)), flags)
+    assert ledger.allocated == 2
+    buffers.close()
+    buffers.close()
+    assert ledger.allocations == {}
+
+
+def test_what_is_not_contiguous_is_copied_in_order(ledger):
+    buffers = DeviceBuffers({"x": 24})
+    x = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    buffers.fill({"x": x})
+    np.testing.assert_array_equal(ledger.read(buffers["x"], "float32", (3, 2)), x)
+
+
+def test_memory_that_does_not_suffice_is_an_error_and_leaves_nothing(ledger):
+    ledger.capacity = 100
+    with pytest.raises(EngineError, match=r"CUDA failed on GPU 0: MemoryError: .* out of memory"):
+        DeviceBuffers({"x": 80, "y": 80})
+    assert ledger.allocations == {}
+
+
+def test_a_failed_copy_and_a_gpu_that_is_not_there_are_errors(ledger):
+    buffers = DeviceBuffers({"x": 8})
+    ledger.broken = True
+    with pytest.raises(EngineError, match="CUDA failed on GPU 0: Error: cuMemcpyHtoD failed"):
+        buffers.fill({"x": np.zeros(2, np.float32)})
+    buffers.close()
+    assert ledger.allocations == {}
+    with pytest.raises(EngineError, match=r"CUDA failed on GPU 7: .* invalid device ordinal"):
+        DeviceBuffers({"x": 8}, device=7)
+
+
+def test_pycuda_that_is_not_there_is_named_with_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    with pytest.raises(MissingDependencyError, match="needs pycuda") as error:
+        DeviceBuffers({"x": 8})
+    assert error.value.hint == "pip install pycuda"
