@@ -81,7 +81,11 @@ def _describe_json(path: Path) -> dict[str, Any]:
     manifest = Manifest.from_dict(values.get("manifest", values), str(path))
     described: dict[str, Any] = {"kind": manifest.kind} | _describe_manifest(manifest)
     if manifest.kind == "table":
-        described["tensors"] = len(CalibTable.load(path).tensors)
+        table = CalibTable.load(path)
+        described |= {"method": table.method, "tensors": len(table.tensors)}
+        described["ranges"] = [
+            {"tensor": name, **entry.to_dict()} for name, entry in table.tensors.items()
+        ]
     if manifest.kind == "report":
         kept = ("mode", "latency", "throughput_qps", "inputs", "figures", "warnings")
         described |= {name: values[name] for name in kept if name in values}

@@ -81,6 +81,16 @@ class TensorRange:
             raise ValueError(f"not a scale of a finite range: {quant_scale}")
         return cls(float(np.float32(amax)), float(np.float32(quant_scale)), IMPORTED)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the range into plain JSON values, without what is not known."""
+        values = asdict(self)
+        if self.observed is None:
+            del values["observed"]
+        else:
+            known = values["observed"].items()
+            values["observed"] = {key: value for key, value in known if value not in (None, {})}
+        return values
+
 
 @dataclass(frozen=True)
 class CalibTable:
@@ -113,7 +123,7 @@ class CalibTable:
             {
                 "manifest": self.manifest.to_dict(),
                 "method": self.method,
-                "tensors": {name: _range_to_dict(entry) for name, entry in self.tensors.items()},
+                "tensors": {name: entry.to_dict() for name, entry in self.tensors.items()},
             },
         )
         return path
@@ -158,17 +168,6 @@ class CalibTable:
                 f"{parent.sha256[:12]}, and {graph} has {found[:12]}",
                 "calibrate this graph",
             )
-
-
-def _range_to_dict(entry: TensorRange) -> dict[str, Any]:
-    """Leave out what is not known."""
-    values = asdict(entry)
-    if entry.observed is None:
-        del values["observed"]
-    else:
-        known = values["observed"].items()
-        values["observed"] = {key: value for key, value in known if value not in (None, {})}
-    return values
 
 
 def _read_range(entry: Any, what: str) -> TensorRange:

@@ -54,8 +54,11 @@ def command(
     if as_json:
         print_json(described)
         return
-    attention = described.pop("attention", [])
+    attention, ranges = described.pop("attention", []), described.pop("ranges", [])
     print_fields(described)
+    if ranges:
+        columns = ("tensor", "method", "largest", "amax", "clipped %", "scale")
+        print_table(columns, map(_range_row, ranges))
     if attention:
         rows = [
             (node["name"] if g == 0 else "", *_group_row(group))
@@ -73,6 +76,19 @@ def _group_row(group: dict[str, Any]) -> tuple[str, ...]:
         shape(group["shift_size"]),
         group["mode"] + (", causal" if group["causal"] else ""),
         shape(group["dilation"]),
+    )
+
+
+def _range_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    observed = entry.get("observed", {})
+    clipped = observed.get("clipped_percent")
+    return (
+        entry["tensor"],
+        entry["method"],
+        f"{observed['amax']:.5g}" if observed else "-",
+        f"{entry['amax']:.5g}",
+        "-" if clipped is None else f"{clipped:.4g}",
+        f"{entry['quant_scale']:.5g}",
     )
 
 

@@ -15,8 +15,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeattn
-from edgeattn.artifacts import sha256_of_file
-from edgeattn.errors import ArtifactError, EdgeAttnError, GraphError, MissingDependencyError
+from edgeattn.artifacts import Manifest, Parent, atomic_artifact, sha256_of_file
+from edgeattn.calibration.table import CalibTable
+from edgeattn.calibration.trt_cache import trt_cache_from_table
+from edgeattn.errors import (
+    ArtifactError,
+    EdgeAttnError,
+    GraphError,
+    MissingDependencyError,
+    TableError,
+)
 from edgeattn.graph import files
 from edgeattn.graph.files import graph_sha256, load_graph
 from edgeattn.graph.op import make_attention_node
@@ -117,10 +125,34 @@ def test_a_quantized_graph_names_its_parents(folder: Path) -> None:
     assert values["operators"]["QuantizeLinear"] >= 1
 
 
-def test_a_table_is_described_by_its_method_and_size(folder: Path) -> None:
+def test_a_table_is_described_by_its_method_and_ranges(folder: Path) -> None:
     values = described(folder / "net.calib.json")
+    table = CalibTable.load(folder / "net.calib.json")
     assert (values["kind"], values["tensors"]) == ("table", 1)
-    assert values["manifest"]["options"]["method"] == "minmax"
+    assert values["method"] == table.method == values["manifest"]["options"]["method"]
+    assert values["ranges"] == [{"tensor": "x", **table.tensors["x"].to_dict()}]
+
+
+def test_a_calibration_cache_is_described_whatever_it_is_called(folder: Path) -> None:
+    cache = trt_cache_from_table(CalibTable.load(folder / "net.calib.json"), "10.3")
+    for name in ("net.cache", "calib.txt", "calibration"):
+        values = described(cache.save(folder / name))
+        assert (values["kind"], values["tensors"]) == ("trt_calib_cache", 1)
+        assert values["header"] == "TRT-100300-EntropyCalibration2"
+        assert "manifest" not in values
+
+
+def test_a_cache_that_a_calibrator_keeps_is_described_with_its_manifest(tmp_path: Path) -> None:
+    manifest = Manifest(
+        "trt_calib_cache", {"graph": Parent("net.onnx", "0")}, report={"samples": 8}
+    )
+    with atomic_artifact(tmp_path / "net.cache", manifest) as (file,):
+        file.write_bytes(b"TRT-100300-MinMaxCalibration\nx: 3c010204\n")
+    values = described(tmp_path / "net.cache")
+    assert values["manifest"]["report"] == {"samples": 8}
+    (tmp_path / "net.cache").write_bytes(b"TRT-100300-MinMaxCalibration\nx: 3f800000\n")
+    with pytest.raises(ArtifactError, match="their hashes differ"):
+        describe(tmp_path / "net.cache")
 
 
 @pytest.mark.parametrize("name", ["net.engine", "net.int8.engine"])
@@ -193,6 +225,7 @@ REFUSED: dict[str, tuple[bytes, type[EdgeAttnError], str]] = {
         EdgeAttnError,
         r"table\.json",
     ),
+    "cut.cache": (b"TRT-100300-EntropyCalibration2\nx: 3c01", TableError, "line 2 of .*cut.cache"),
     "cut.safetensors": (b"\x10\0\0\0\0\0\0\0{}", ArtifactError, "is not a whole safetensors file"),
     "empty.safetensors": (b"", ArtifactError, "is not a whole safetensors file"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgeattn.artifacts import sha256_of_file
 from edgeattn.calibration.collect import calibrate
 from edgeattn.calibration.imported import table_from_qdq, table_from_trt_cache
 from edgeattn.calibration.quantize import quantize
-from edgeattn.calibration.table import CalibTable
+from edgeattn.calibration.table import CalibTable, TensorRange, ValueSummary
 from edgeattn.calibration.trt_cache import TrtCalibCache, trt_cache_from_table
 from edgeattn.cli.main import run
 from edgeattn.errors import ArtifactError, GraphError, TableError
@@ -350,6 +351,18 @@ def test_the_command_line_imports_exports_and_describes(graph, calibrated, tmp_p
     output = tmp_path / "again.calib.json"
     assert run(["calibrate", str(graph), "--from-qdq", str(quantized), "-o", str(output)]) == 0
     assert CalibTable.load(output).quant_scales == CalibTable.load(calibrated).quant_scales
+
+
+def test_inspect_lists_the_range_of_each_tensor(graph, capfd):
+    seen = ValueSummary(4.0, 1000, 0.25)
+    table = CalibTable.load(table_from_trt_cache(graph, write_cache(graph, SCALES)))
+    ranges = {"x": TensorRange.from_amax(2.5, "percentile", seen), "a": table.tensors["a"]}
+    path = replace(table, method="auto", tensors=ranges).save(graph.with_name("two.calib.json"))
+    assert run(["inspect", str(path)]) == 0
+    lines = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert ["method", "auto"] in lines
+    assert ["x", "percentile", "4", "2.5", "0.25", "0.019685"] in lines
+    assert ["a", "imported", "-", "7.9375", "-", "0.0625"] in lines
 
 
 @pytest.mark.parametrize(
