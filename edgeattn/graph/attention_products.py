@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import onnx
 
@@ -33,15 +34,35 @@ _LOGIT_OPS = (
 )
 
 # Where: exporters give zeros to rows that are masked altogether, whose softmax is NaN.
-_PROBABILITY_OPS = (*MOVING_OPS, "Cast", "Dropout", "Where")
+_PROBABILITY_OPS = (
+    *MOVING_OPS,
+    "Cast",
+    "DequantizeLinear",
+    "Dropout",
+    "QuantizeLinear",
+    "Where",
+)
+
+
+@dataclass(frozen=True)
+class AttentionProduct:
+    """Attention that is written out: the MatMul nodes around one softmax.
+
+    Attributes:
+        logits: Places of those that make logits, query · key.
+        outputs: Places of those that weigh values with probabilities.
+    """
+
+    logits: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
 class AttentionProducts:
-    """The products of written-out attention in a graph.
+    """The written-out attention of a graph, quantized or not.
 
     Attributes:
-        logits: Places of the MatMul nodes that make logits, query · key.
-        outputs: Places of those that weigh values with probabilities.
+        found: Each, in the graph's order.
+        places: Places of all their MatMul nodes.
     """
 
     def __init__(self, graph: onnx.GraphProto, constants: Constants) -> None:
@@ -52,15 +73,14 @@ class AttentionProducts:
         for index, node in enumerate(graph.node):
             for name in node.input:
                 self._readers[name].append(index)
-        self.logits: set[int] = set()
-        self.outputs: set[int] = set()
+        self.found: list[AttentionProduct] = []
         for node in graph.node:
             if is_standard(node, "Softmax") and node.output[0] not in constants:
-                logits = set(self._products_before(node.input[0]))
-                outputs = set(self._products_after(node.output[0]))
+                logits = sorted(set(self._products_before(node.input[0])))
+                outputs = sorted(set(self._products_after(node.output[0])))
                 if logits and outputs:
-                    self.logits |= logits
-                    self.outputs |= outputs
+                    self.found.append(AttentionProduct(tuple(logits), tuple(outputs)))
+        self.places = {i for each in self.found for i in (*each.logits, *each.outputs)}
 
     def is_probability(self, tensor: str) -> bool:
         """Tell whether a tensor holds what a softmax made, possibly moved, and zeros."""

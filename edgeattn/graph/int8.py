@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 INT8_MAX = 127
 
+# Of what a softmax gives: it is between 0 and 1 whatever the data.
+PROBABILITY_QUANT_SCALE = 1 / INT8_MAX
+
 
 def quant_scale_from_amax(amax: ArrayLike) -> NDArray[np.float32]:
     """Turn absolute maxima into symmetric quantization scales.

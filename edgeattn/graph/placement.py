@@ -26,7 +26,7 @@ from edgeattn.errors import GraphError, SpecError
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, subgraphs
 from edgeattn.graph.float_reasons import float_reason
-from edgeattn.graph.int8 import INT8_MAX
+from edgeattn.graph.int8 import PROBABILITY_QUANT_SCALE
 from edgeattn.graph.linear_layers import (
     LINEAR_OPS,
     constant_weight,
@@ -47,9 +47,6 @@ Recipe = Literal["linear", "attention", "full"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 MIN_OPSET = 13  # scales per channel
-
-# What a softmax gives is between 0 and 1 whatever the data.
-PROBABILITY_QUANT_SCALE = 1 / INT8_MAX
 
 _FLOATS = (
     TensorProto.FLOAT,
@@ -253,7 +250,7 @@ class _Placer:
                 return (), "attention stays in float; the layers around it are quantized"
             return (self._read(node, 0, "input of attention"),), ""
         if is_product_of_activations(node, self._constants):
-            of_attention = index in self._attention.logits | self._attention.outputs
+            of_attention = index in self._attention.places
             if full or (attention and of_attention):
                 what = "factor of attention" if of_attention else "factor of MatMul"
                 return (self._read(node, 0, what), self._read(node, 1, what)), ""

@@ -10,25 +10,32 @@ graph, by the same formulas.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgeattn.graph.fused_mha import int8_group_obstacle
+from edgeattn.graph.int8 import PROBABILITY_QUANT_SCALE
 from edgeattn.graph.op import is_attention, spec_of_node
 from edgeattn.graph.shapes import TensorType, infer_types
 from edgeattn.graph.tape import Tape, Value
-from edgeattn.spec import AttentionSpec, HeadGroup, ShiftPadOrder
+from edgeattn.graph.window_axes import (
+    PAD,
+    WindowAxis,
+    block_axis,
+    grid_axis,
+    neighbor_axis,
+)
+from edgeattn.spec import AttentionSpec, HeadGroup
 
-PAD = -1
 NORM_EPSILON = 1e-12  # torch.nn.functional.normalize
 
 # Above this a sum of constant bias and mask is not stored; it is added at run time.
 MAX_CONSTANT_LOGITS = 4 << 20
 
 
-def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
+def decompose(model: onnx.ModelProto, *, int8_products: bool = False) -> onnx.ModelProto:
     """Replace every attention node by standard operators.
 
     All other nodes and all tensor names are kept, so that a calibration table of the graph fits
@@ -36,6 +43,9 @@ def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Args:
         model: Opset 18 or newer; batch, height and width may be dynamic. Not changed.
+        int8_products: Round the factors of the products inside nodes of the INT8 form, so that
+            they can be computed in INT8, where TensorRT can fuse that (`fused_mha`). Queries, keys
+            and values are on INT8 steps already; only the probabilities lose by it.
 
     Returns:
         A new graph without attention nodes.
@@ -53,7 +63,7 @@ def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         if is_attention(node):
             tape = Tape(node.name or node.output[0])
-            _Decomposition(tape, node, types, weights).write()
+            _Decomposition(tape, node, types, weights, int8_products).write()
             nodes.extend(tape.nodes)
             result.graph.initializer.extend(tape.constants)
         else:
@@ -77,89 +87,6 @@ def _drop_unused_weights(model: onnx.ModelProto) -> None:
     model.opset_import.extend(opsets)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Windows along one axis.
-
-    Attributes:
-        source: `[count, window]`: token at each place, or `PAD`.
-        label: `[count, window]`: places see each other iff theirs agree; `None` if all agree.
-        window_of: `[length]`: window in which each token stands.
-        member_of: `[length]`: its place in that window.
-        count: Number of windows.
-        window: Tokens per window.
-    """
-
-    source: Value
-    label: Value | None
-    window_of: Value
-    member_of: Value
-    count: Value
-    window: Value
-
-
-def _block_axis(
-    tape: Tape, length: Value, window_size: int, shift_size: int, order: ShiftPadOrder
-) -> _Axis:
-    window = tape.value(window_size) if window_size else length
-    count = (length + window - 1) // window
-    padded = count * window
-    shift = tape.where(count.equals(1), 0, shift_size)
-    place, token = tape.arange(padded), tape.arange(length)
-    if order == "pad_then_roll":
-        rolled = (place + shift) % padded
-        source = tape.where(rolled < length, rolled, PAD)
-        place_of = (token + padded - shift) % padded
-    else:
-        source = tape.where(place < length, (place + shift) % length, PAD)
-        place_of = (token + length - shift) % length
-    label = None
-    if shift_size and not (count.known is not None and count.known == 1):
-        inner = tape.where(place >= padded - window, 1, 0)
-        label = tape.where(place >= padded - shift, 2, inner).reshape(-1, window)
-    return _Axis(
-        source.reshape(-1, window), label, place_of // window, place_of % window, count, window
-    )
-
-
-def _grid_axis(tape: Tape, length: Value, window_size: int) -> _Axis:
-    window = tape.value(window_size) if window_size else length
-    count = (length + window - 1) // window
-    place = tape.arange(count).unsqueeze(1) + tape.arange(window).unsqueeze(0) * count
-    source = tape.where(place < length, place, PAD)
-    token = tape.arange(length)
-    return _Axis(source, None, token % count, token // count, count, window)
-
-
-@dataclass(frozen=True)
-class _Neighbors:
-    """Keys along one axis: `source` `[length, K]`, `offset` `[length, K]` query minus key."""
-
-    source: Value
-    offset: Value
-
-
-def _neighbor_axis(
-    tape: Tape, length: Value, window_size: int, dilation: int, causal: bool
-) -> _Neighbors:
-    token = tape.arange(length)
-    residue, place = token % dilation, token // dilation
-    class_size = (length + (dilation - 1) - residue) // dilation
-    largest = (length + (dilation - 1)) // dilation
-    num_keys = largest.at_most(window_size) if window_size else largest
-    key = tape.arange(num_keys).unsqueeze(0)
-    if causal:
-        key_place = (place - num_keys + 1).unsqueeze(1) + key
-        present = key_place >= 0
-    else:
-        keys_here = class_size.at_most(num_keys)
-        start = (place - num_keys // 2).at_least(0).at_most(class_size - keys_here)
-        key_place = start.unsqueeze(1) + key
-        present = key < keys_here.unsqueeze(1)
-    source = tape.where(present, key_place * dilation + residue.unsqueeze(1), PAD)
-    return _Neighbors(source, tape.where(present, place.unsqueeze(1) - key_place, 0))
-
-
 class _Decomposition:
     """Writes the standard form of one attention node on a tape."""
 
@@ -169,6 +96,7 @@ class _Decomposition:
         node: onnx.NodeProto,
         types: dict[str, TensorType],
         weights: dict[str, onnx.TensorProto],
+        int8_products: bool,
     ) -> None:
         self.tape = tape
         self.spec: AttentionSpec = spec_of_node(node)
@@ -184,6 +112,12 @@ class _Decomposition:
         sizes = self.qkv_type.shape or ("?", "?", "?", "?")
         self.height = self._size(sizes[1], axis=1)
         self.width = self._size(sizes[2], axis=2)
+        height, width = (size if isinstance(size, int) else None for size in sizes[1:3])
+        self.int8_groups = [
+            group
+            for group in self.spec.head_groups
+            if int8_products and not int8_group_obstacle(self.spec, group, height, width)
+        ]
 
     def _size(self, size: int | str, axis: int) -> Value:
         if isinstance(size, int):
@@ -227,8 +161,11 @@ class _Decomposition:
         pad_kv = self.inputs["pad_kv"]
         if self.qkv_type.element != onnx.TensorProto.INT8:
             return pad_kv
-        scale = np.array(self.spec.qkv_quant_scale, np.float32)
-        steps = self.tape.op("QuantizeLinear", pad_kv, scale, self._int8_zero())
+        return self._rounded(pad_kv, self.spec.qkv_quant_scale)
+
+    def _rounded(self, x: Value, quant_scale: float) -> Value:
+        scale = np.array(quant_scale, np.float32)
+        steps = self.tape.op("QuantizeLinear", x, scale, self._int8_zero())
         return self.tape.op("DequantizeLinear", steps, scale, self._int8_zero())
 
     def _int8_zero(self) -> Value:
@@ -297,9 +234,9 @@ class _Decomposition:
             (self.height, self.width), group.window_size, group.shift_size, strict=True
         ):
             if group.mode == "grid":
-                axes.append(_grid_axis(tape, length, window))
+                axes.append(grid_axis(tape, length, window))
             else:
-                axes.append(_block_axis(tape, length, window, shift, spec.shift_pad_order))
+                axes.append(block_axis(tape, length, window, shift, spec.shift_pad_order))
         row, col = axes
         tokens = row.window * col.window
         row_source, col_source = row.source.unsqueeze(1, 3), col.source.unsqueeze(0, 2)
@@ -312,15 +249,37 @@ class _Decomposition:
         if spec.pad_mode == "bias_kv" and _may_hold(source, PAD):
             key, value = self._with_padding(source, key, value, group)
         query, key = self._scaled(query, key, group)
-        logits = tape.op("MatMul", query, tape.op("Transpose", key, perm=[0, 1, 2, 4, 3]))
-        logits = self._biased(logits, self._window_bias(bias, group), self._mask(source, row, col))
-        result = tape.op("MatMul", tape.op("Softmax", logits, axis=-1), value)
+        mask = self._mask(source, row, col)
+        result = self._attend(query, key, value, self._window_bias(bias, group), mask, group)
         window_of = (row.window_of * col.count).unsqueeze(1) + col.window_of.unsqueeze(0)
         member_of = (row.member_of * col.window).unsqueeze(1) + col.member_of.unsqueeze(0)
         heads = np.arange(group.num_heads)[None, :]
         place = window_of.reshape(-1, 1) * tokens * group.num_heads + member_of.reshape(-1, 1)
         count = row.count * col.count * tokens * group.num_heads
         return result, place + tokens * heads, count
+
+    def _attend(
+        self,
+        query: Value,
+        key: Value,
+        value: Value,
+        bias: Value | None,
+        mask: Value | None,
+        group: HeadGroup,
+    ) -> Value:
+        """Weigh values: `[B, nW, num_heads, N, D]` all, the query scaled."""
+        tape, step = self.tape, self.spec.qkv_quant_scale
+        is_int8 = group in self.int8_groups
+
+        def rounded(x: Value, quant_scale: float) -> Value:
+            return self._rounded(x, quant_scale) if is_int8 else x
+
+        query = rounded(query, step * self.spec.effective_softmax_scale)
+        key, value = rounded(key, step), rounded(value, step)
+        logits = tape.op("MatMul", query, tape.op("Transpose", key, perm=[0, 1, 2, 4, 3]))
+        weights = tape.op("Softmax", self._biased(logits, bias, mask), axis=-1)
+        result = tape.op("MatMul", rounded(weights, PROBABILITY_QUANT_SCALE), value)
+        return rounded(result, self.spec.out_quant_scale)
 
     def _with_padding(
         self, source: Value, key: Value, value: Value, group: HeadGroup
@@ -345,7 +304,7 @@ class _Decomposition:
         index = dy[:, None, :, None] * (2 * cols - 1) + dx[None, :, None, :]
         return bias.gather(index.reshape(rows * cols, rows * cols), axis=1)
 
-    def _mask(self, source: Value, row: _Axis, col: _Axis) -> Value | None:
+    def _mask(self, source: Value, row: WindowAxis, col: WindowAxis) -> Value | None:
         """What is added to the logits of each window: `[nW, 1, N, N]`, `None` if nothing is."""
         tape, spec = self.tape, self.spec
         mask: Value | None = None
@@ -389,8 +348,8 @@ class _Decomposition:
         tape = self.tape
         tokens = self.height * self.width
         (window_rows, window_cols), (row_step, col_step) = group.window_size, group.dilation
-        row = _neighbor_axis(tape, self.height, window_rows, row_step, causal=False)
-        col = _neighbor_axis(tape, self.width, window_cols, col_step, causal=group.causal)
+        row = neighbor_axis(tape, self.height, window_rows, row_step, causal=False)
+        col = neighbor_axis(tape, self.width, window_cols, col_step, causal=group.causal)
         row_source, col_source = row.source.unsqueeze(1, 3), col.source.unsqueeze(0, 2)
         absent = (row_source < 0) | (col_source < 0)
         source = tape.where(absent, PAD, row_source * self.width + col_source)
