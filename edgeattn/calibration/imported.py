@@ -100,6 +100,8 @@ def table_from_qdq(
             f"first is {differing[0]}",
             "give the float graph that was quantized",
         )
+    if not compared:
+        _log.warning("%s has no layer of %s by name: no weight was compared", quantized, graph)
     return importing.save(
         importing.match(found),
         "quantized_graph",

@@ -278,6 +278,15 @@ def test_a_graph_of_other_weights_is_refused(graph, tmp_path):
         table_from_qdq(graph, quantized)
 
 
+def test_a_graph_none_of_whose_layers_is_known_is_said_to_be_unproven(graph, tmp_path, caplog):
+    text = """g (float[N,2,6] x) => (float[N,2,8] z) {
+    q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) z = MatMul(d, w) }"""
+    weights = {"s": np.float32(0.5), "o": np.int8(0), "w": floats(6, 8)}
+    quantized = save(with_weights(text, weights), tmp_path / "other.onnx")
+    assert CalibTable.load(table_from_qdq(graph, quantized)).quant_scales == {"x": 0.5}
+    assert "no weight was compared" in caplog.text
+
+
 def test_a_graph_that_rounds_nothing_is_refused(graph, tmp_path):
     with pytest.raises(TableError, match="rounds no activation: it has no QuantizeLinear"):
         table_from_qdq(graph, save(chain(), tmp_path / "float.onnx"))

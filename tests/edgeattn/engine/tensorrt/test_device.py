@@ -83,3 +83,18 @@ def test_pycuda_that_is_not_there_is_named_with_how_to_get_it(monkeypatch):
     with pytest.raises(MissingDependencyError, match="needs pycuda") as error:
         DeviceBuffers({"x": 8})
     assert error.value.hint == "pip install pycuda"
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_holds_what_was_copied():
+    cuda = pytest.importorskip("pycuda.driver", reason="needs pycuda", exc_type=ImportError)
+    x = np.random.default_rng(0).standard_normal((3, 1 << 20)).astype(np.float32)
+    buffers = DeviceBuffers({"x": x.nbytes})
+    found = np.empty_like(x)
+    for _ in range(3):
+        x += 1
+        buffers.fill({"x": x})
+        with primary_context():
+            cuda.memcpy_dtoh(found, buffers["x"])
+        np.testing.assert_array_equal(found, x)
+    buffers.close()
