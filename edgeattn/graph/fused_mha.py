@@ -17,6 +17,8 @@ from edgeattn.spec import AttentionSpec, HeadGroup
 INT8_HEAD_SIZES = (16, 32, 64)
 INT8_MAX_TOKENS = 512
 
+QUERIES_APART = "each of its queries has keys of its own, which no fused attention takes"
+
 
 def int8_mha_obstacle(head_size: int | None, num_queries: int | None, num_keys: int | None) -> str:
     """Say what keeps attention of these sizes from being fused in INT8; empty if nothing does.
@@ -30,6 +32,8 @@ def int8_mha_obstacle(head_size: int | None, num_queries: int | None, num_keys: 
     if head_size not in INT8_HEAD_SIZES:
         found = "an unknown number of" if head_size is None else head_size
         return f"its heads have {found} channels; TensorRT fuses {sizes} in INT8"
+    if num_queries == 1 and num_keys != 1:
+        return QUERIES_APART
     if num_queries is None or num_keys is None:
         return (
             "its number of tokens is not known before the graph runs; TensorRT fuses up to "
@@ -58,7 +62,7 @@ def int8_group_obstacle(
     if not (spec.qkv_quant_scale and spec.out_quant_scale):
         return "its input and output are not both INT8"
     if group.mode == "neighborhood":
-        return "each of its queries has keys of its own, which no fused attention takes"
+        return QUERIES_APART
     if spec.qk_mode == "cosine":
         return "queries scaled by a factor per head have no common INT8 scale"
     rows, cols = (

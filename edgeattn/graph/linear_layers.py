@@ -52,7 +52,7 @@ def constant_weight(node: onnx.NodeProto, constants: Constants) -> ConstantWeigh
         left = activation in constants
         return "its constant factor is the left one" if left else "its weight is not constant"
     values = constants.value(weight)
-    axis, obstacle = _channel_axis(node, values)
+    axis, obstacle = channel_axis(node, values)
     if obstacle:
         return obstacle
     if not np.isfinite(values).all():
@@ -63,7 +63,7 @@ def constant_weight(node: onnx.NodeProto, constants: Constants) -> ConstantWeigh
     return ConstantWeight(weight, axis)
 
 
-def _channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> tuple[int, str]:
+def channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> tuple[int, str]:
     """Find the axis of the output channels, or what stands against INT8."""
     if weight.dtype != np.float32:
         return 0, f"its weight is {weight.dtype.name}, not float32"

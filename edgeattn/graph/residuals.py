@@ -58,14 +58,14 @@ class Residuals:
         first, second = node.input
         if first == second:
             return None
-        candidates = [slot for slot, name in enumerate(node.input) if self._ends_in_layer(name)]
+        candidates = [slot for slot, name in enumerate(node.input) if self.ends_in_layer(name)]
         if not candidates:
             return None
         deepest = max(candidates, key=lambda slot: self._depth[node.input[slot]])
         return 1 - deepest
 
-    def _ends_in_layer(self, tensor: str) -> bool:
-        """Tell whether a tensor is a layer's result, with its bias, for nobody but the Add."""
+    def ends_in_layer(self, tensor: str) -> bool:
+        """Tell whether a tensor is a layer's result, with its bias, that one node alone reads."""
         while self._num_readers[tensor] == 1 and tensor in self._made_by:
             index, node = self._made_by[tensor]
             if index in self._layers:
