@@ -81,6 +81,8 @@ def write_inputs(folder, marker):
     )
     table = (folder / "net.calib.json").read_text()
     (folder / "truncated.calib.json").write_text(table[: len(table) // 2])
+    (folder / "truncated.cache").write_text("TRT-100300-EntropyCalibration2\ninput: 3c01")
+    (folder / "other.cache").write_text("TRT-100300-EntropyCalibration2\nx: 3c010204\n")
     np.savez(folder / "shape.npz", input=np.zeros((2, 5), np.float32))
     np.savez(folder / "dtype.npz", input=np.zeros((2, 6), np.float64))
     np.savez(folder / "name.npz", inptu=np.zeros((2, 6), np.float32))
@@ -116,6 +118,20 @@ CASES = {
     "inspect a truncated graph": "inspect truncated.onnx",
     # a table of other weights
     "quantize by a table of other weights": "quantize other.onnx --table net.calib.json",
+    # scales of other tools
+    "import a missing cache": "calibrate net.onnx --from-cache absent.cache",
+    "import a truncated cache": "calibrate net.onnx --from-cache truncated.cache",
+    "import a cache of another graph": "calibrate net.onnx --from-cache other.cache",
+    "import what is no cache": "calibrate net.onnx --from-cache data.npz",
+    "import a graph that is not quantized": "calibrate net.onnx --from-qdq other.onnx",
+    "import a truncated graph": "calibrate net.onnx --from-qdq truncated.onnx",
+    "write a cache for TensorRT 11": "inspect net.calib.json --as trt-cache --tensorrt 11.1",
+    "write a cache of a truncated table": (
+        "inspect truncated.calib.json --as trt-cache --tensorrt 10.3 -o t.cache"
+    ),
+    "write a cache to a missing folder": (
+        "inspect net.calib.json --as trt-cache --tensorrt 10.3 -o nowhere/t.cache"
+    ),
     # wrong inputs
     "run on a wrong shape": "run net.engine --inputs shape.npz --outputs out.npz",
     "run on a wrong type": "run net.engine --inputs dtype.npz --outputs out.npz",
