@@ -7,6 +7,7 @@ g++ for the emulator, but no GPU.
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from edgeattn.plugin.resources import (
     KernelResources,
     compile_kernels,
     form_of,
+    kernel_for,
     planned_shared_bytes,
     resident_ctas,
 )
@@ -85,17 +87,18 @@ def orin_table(kernels: Sequence[KernelResources]) -> str:
                 TYPES[form.element],
                 str(form.head_dim or "any"),
                 form.variant,
+                f"up to {form.max_keys}" if form.max_keys else "any",
                 str(kernel.registers),
                 str(kernel.spill_bytes),
                 str(resident_ctas(SMS[87], kernel.registers, 0)),
-                str(kernel.count(r"(HMMA|IMMA)\..*")),
+                str(kernel.count(r"HMMA\..*")),
                 str(kernel.count(r"LDGSTS\..*\.128(\..*)?")),
                 str(kernel.count(r"LDSM\..*")),
                 str(sum(kernel.instructions.values())),
             )
         )
     columns = (
-        *("type", "head_dim", "variant", "registers", "spilt bytes", "CTAs by registers"),
+        *("type", "head_dim", "variant", "keys", "registers", "spilt bytes", "CTAs"),
         *("matrix instructions", "16-byte copies", "ldmatrix", "instructions"),
     )
     return _markdown(columns, rows)
@@ -103,31 +106,24 @@ def orin_table(kernels: Sequence[KernelResources]) -> str:
 
 def shared_table(kernels: Sequence[KernelResources], emulator: Emulator) -> str:
     """Write the shared memory of the library's choice, and how many CTAs share an SM of Orin."""
-    registers = {form_of(kernel): kernel.registers for kernel in kernels}
     names = {number: name for name, number in VARIANT_IDS.items()}
     rows = []
-    for element in ("float16", "int8"):
-        for head_dim in (32, 64, 128):
-            for window in WINDOWS:
-                found = planned_shared_bytes(emulator, element, head_dim, (window, window))
-                variant, shared = found or (0, 0)
-                form = next(
-                    form
-                    for form in registers
-                    if (form.element, form.head_dim, form.variant)
-                    == (element, head_dim, names[variant])
-                )
-                ctas = resident_ctas(SMS[87], registers[form], shared)
-                rows.append(
-                    (
-                        TYPES[element],
-                        str(head_dim),
-                        f"{window}x{window}",
-                        names[variant],
-                        f"{shared / 1024:.1f}",
-                        str(ctas),
-                    )
-                )
+    for element, head_dim, window in itertools.product(("float16", "int8"), (32, 64, 128), WINDOWS):
+        planned = planned_shared_bytes(emulator, element, head_dim, (window, window))
+        variant, shared = planned or (0, 0)
+        kernel = kernel_for(kernels, element, head_dim, names[variant], window**2)
+        if kernel is None:
+            sys.exit(f"no kernel was compiled for {element}, {head_dim}, {names[variant]}")
+        rows.append(
+            (
+                TYPES[element],
+                str(head_dim),
+                f"{window}x{window}",
+                names[variant],
+                f"{shared / 1024:.1f}",
+                str(resident_ctas(SMS[87], kernel.registers, shared)),
+            )
+        )
     columns = ("type", "head_dim", "window", "variant", "shared KiB per CTA", "CTAs per Orin SM")
     return _markdown(columns, rows)
 
@@ -145,7 +141,7 @@ def architecture_table(kernels: dict[int, list[KernelResources]]) -> str:
                 f"{min(k.registers for k in found)} to {max(k.registers for k in found)}",
                 str(sum(kernel.spill_bytes for kernel in found)),
                 str(sum(kernel.count(r"(LDL|STL).*") for kernel in found)),
-                str(sum(not kernel.count(r"(HMMA|IMMA)\..*") for kernel in fused)),
+                str(sum(not kernel.count(r"HMMA\..*") for kernel in fused)),
             )
         )
     columns = (
@@ -171,11 +167,11 @@ def roofline_table() -> str:
     return _markdown(("window", *(gpu.name for gpu in GPUS)), rows)
 
 
-def _order(kernel: KernelResources) -> tuple[int, int, int, int]:
+def _order(kernel: KernelResources) -> tuple[int, ...]:
     form = form_of(kernel)
     types, variants = list(TYPES), list(VARIANT_IDS)
     key = (types.index(form.element), form.head_dim, variants.index(form.variant))
-    return (*key, kernel.registers)
+    return (*key, -form.max_keys, kernel.registers)
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

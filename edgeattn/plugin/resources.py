@@ -71,11 +71,13 @@ class KernelForm:
         element: Type of the tensors.
         head_dim: Channels of a head that it is made for; 0 for any.
         variant: Name of the variant, as in `plugins/launch/variants.h`.
+        max_keys: Keys of the largest window that it takes; 0 for any that the variant serves.
     """
 
     element: str
     head_dim: int
     variant: str
+    max_keys: int
 
 
 # Ids of the variants, by name, as in `plugins/launch/variants.h`.
@@ -85,7 +87,10 @@ THREADS = 128  # of a CTA of every kernel
 _ELEMENTS = {"half_t": "float16", "bf16_t": "bfloat16", "signed char": "int8", "int8_t": "int8"}
 # Tiles of 16 queries and of 16 keys that a warp holds.
 _RESIDENT_VARIANTS = {(1, 4): "small tiles", (2, 4): "wide tiles", (1, 16): "one pass"}
-_FUSED = re.compile(r"window_attention_(resident|streamed)_kernel<(.+), (\d+), (\d+), (\d+), \d+>")
+_FUSED = re.compile(
+    r"window_attention_(resident|streamed)_kernel"
+    r"<(.+), (\d+), (\d+), (\d+), (?:(true|false), )?\d+>"
+)
 
 
 def form_of(kernel: KernelResources) -> KernelForm:
@@ -96,15 +101,29 @@ def form_of(kernel: KernelResources) -> KernelForm:
     """
     fused = _FUSED.search(kernel.name)
     if fused:
-        kind, element, head_dim, rows, keys = fused.groups()
+        kind, element, head_dim, rows, keys, one_chunk = fused.groups()
         tiles = (int(rows), int(keys))
         variant = "streamed" if kind == "streamed" else _RESIDENT_VARIANTS.get(tiles)
         name = _ELEMENTS.get(element.removeprefix("edgeattn::"))
         if variant and name:
-            return KernelForm(name, int(head_dim), variant)
+            max_keys = 16 * int(keys) if one_chunk == "true" else 0
+            return KernelForm(name, int(head_dim), variant, max_keys)
     elif "window_attention_plain_kernel" in kernel.name:
-        return KernelForm("float32", 0, "plain")
+        return KernelForm("float32", 0, "plain", 0)
     raise PluginError(f"{kernel.name} in {kernel.file} is none of the attention kernels")
+
+
+def kernel_for(
+    kernels: Sequence[KernelResources], element: str, head_dim: int, variant: str, keys: int
+) -> KernelResources | None:
+    """Find the kernel that a variant launches for windows of some keys; `None` if there is none."""
+    fitting = []
+    for kernel in kernels:
+        form = form_of(kernel)
+        same = (form.element, form.head_dim, form.variant) == (element, head_dim, variant)
+        if same and (form.max_keys == 0 or keys <= form.max_keys):
+            fitting.append((form.max_keys or math.inf, kernel))
+    return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
 def compile_kernels(
@@ -198,8 +217,8 @@ def planned_shared_bytes(
         qkv_quant_scale=0.03 if element == "int8" else 0.0,
         out_quant_scale=0.02 if element == "int8" else 0.0,
     )
-    # As many windows as one CTA may take, if they are small.
-    across = 2 if window[0] * window[1] <= 64 else 1
+    # Enough small windows for a CTA to take one after the other.
+    across = 4 if window[0] * window[1] <= 64 else 1
     height, width = across * window[0], across * window[1]
     ranked = emulator.variants(spec, element, element, (1, height, width))
     variant = variant or ranked[0]

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from edgeattn.errors import PluginError
-from edgeattn.plugin.resources import compile_kernels, parse_kernels, resident_ctas
+from edgeattn.plugin.resources import (
+    KernelForm,
+    KernelResources,
+    compile_kernels,
+    form_of,
+    kernel_for,
+    parse_kernels,
+    resident_ctas,
+)
 from edgeattn.plugin.toolchain import find_cuda_program, require_nvcc
 from edgeattn.targets import SMS
 
@@ -139,3 +147,50 @@ def test_the_output_of_both_programs_is_brought_together() -> None:
 )
 def test_how_many_ctas_share_an_sm(sm: int, registers: int, shared_kib: float, ctas: int) -> None:
     assert resident_ctas(SMS[sm], registers, int(shared_kib * 1024), 128) == ctas
+
+
+def named(name: str) -> KernelResources:
+    return KernelResources(f"edgeattn::{name}", "x.cu", 87, 100, 0, 0, 0, {})
+
+
+RESIDENT, STREAMED = "window_attention_resident_kernel", "window_attention_streamed_kernel"
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        (f"{RESIDENT}<edgeattn::half_t, 32, 1, 4, true, 4>", ("float16", 32, "small tiles", 64)),
+        (f"{RESIDENT}<edgeattn::bf16_t, 96, 1, 4, false, 2>", ("bfloat16", 96, "small tiles", 0)),
+        (f"{RESIDENT}<signed char, 64, 2, 4, false, 2>", ("int8", 64, "wide tiles", 0)),
+        (f"{RESIDENT}<edgeattn::half_t, 64, 1, 16, true, 2>", ("float16", 64, "one pass", 256)),
+        (f"{STREAMED}<edgeattn::half_t, 128, 1, 4, 2>", ("float16", 128, "streamed", 0)),
+        ("window_attention_plain_kernel<4>", ("float32", 0, "plain", 0)),
+    ],
+)
+def test_a_kernels_name_tells_its_form(name: str, form: tuple[str, int, str, int]) -> None:
+    assert form_of(named(name)) == KernelForm(*form)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "copy_kernel<4>",
+        f"{RESIDENT}<edgeattn::half_t, 32, 3, 3, true, 4>",
+        f"{RESIDENT}<float, 32, 1, 4, true, 4>",
+    ],
+)
+def test_another_kernel_has_no_form(name: str) -> None:
+    with pytest.raises(PluginError, match=r"in x.cu is none of the attention kernels"):
+        form_of(named(name))
+
+
+def test_the_kernel_for_a_window_is_the_one_made_for_its_size() -> None:
+    small = named(f"{RESIDENT}<edgeattn::half_t, 32, 2, 4, true, 3>")
+    large = named(f"{RESIDENT}<edgeattn::half_t, 32, 2, 4, false, 3>")
+    whole = named(f"{RESIDENT}<edgeattn::half_t, 32, 1, 16, true, 2>")
+    kernels = [large, small, whole]
+    assert kernel_for(kernels, "float16", 32, "wide tiles", 64) is small
+    assert kernel_for(kernels, "float16", 32, "wide tiles", 65) is large
+    assert kernel_for(kernels, "float16", 32, "one pass", 256) is whole
+    assert kernel_for(kernels, "float16", 32, "one pass", 257) is None
+    assert kernel_for(kernels, "int8", 32, "one pass", 49) is None
