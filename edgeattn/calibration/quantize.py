@@ -11,6 +11,7 @@ from typing import Any
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
+from edgeattn.graph.explicit_int8 import explicit_int8_faults
 from edgeattn.graph.files import embedded_manifest, load_graph, save_graph
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import RECIPES, Decision, Recipe
@@ -44,8 +45,8 @@ def quantize(
         progress: Called with steps done, their number, and a word.
 
     Returns:
-        Path of the quantized graph. Its manifest's report counts what was quantized and lists
-        each decision with its reason.
+        Path of the quantized graph. Its manifest's report counts what was quantized, lists each
+        decision with its reason, and what TensorRT would not compute in INT8 as it is written.
 
     Raises:
         ArtifactError: If a file is missing or the output's folder is not writable.
@@ -90,7 +91,7 @@ def quantize(
         },
         options=inherited
         | {"precision": precision, "recipe": recipe, "keep_float": sorted(keep_float)},
-        report=_report(decisions),
+        report=_report(decisions) | {"tensorrt_faults": explicit_int8_faults(quantized)},
     )
     step(2, "writing")
     save_graph(quantized, output, manifest)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from edgeattn.artifacts import Manifest, manifest_path, read_manifest, sha256_of_file
 from edgeattn.calibration.collect import calibrate
@@ -186,6 +187,24 @@ def test_one_table_serves_every_recipe(graph, table, recipe):
     np.testing.assert_allclose(run_as_written(path, x), expected, atol=2e-5)
     tensors = {"linear": 4, "attention": 4 + 4, "full": 4 + 4 + 1}[recipe]  # sum is there already
     assert manifest.report["quantized_tensors"] == tensors + 6
+
+
+def test_what_tensorrt_would_not_compute_as_written_is_reported(graph, tmp_path):
+    assert (
+        read_manifest(quantize(graph, table=calibrate(graph, floats(9, 4, 8)))).report[
+            "tensorrt_faults"
+        ]
+        == []
+    )
+    text = "g (float[1,8,5,5] x) => (float[A,B,C,D] y) { h = Relu(x) y = Conv(h, w) z = MatMul%s }"
+    model = with_weights(text % "Integer(a, b)", {"w": floats(4, 8, 1, 1)})
+    for name in "ab":
+        model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2), np.int8), name))
+    other = save(model, tmp_path / "other.onnx")
+    report = read_manifest(quantize(other, table=calibrate(other, floats(3, 8, 5, 5)))).report
+    assert report["tensorrt_faults"] == [
+        "z: TensorRT has no MatMulInteger; it takes QuantizeLinear and DequantizeLinear"
+    ]
 
 
 def test_nodes_stay_in_float_by_name_and_are_said_to(graph, table):

@@ -99,6 +99,18 @@ def test_quantize_explains_each_decision(folder, capfd):
     assert "normalization stays in float" in out
 
 
+def test_quantize_takes_a_recipe_and_nodes_to_leave_alone(folder, capfd):
+    line = "quantize net.onnx --table net.calib.json --recipe full --explain -o f.onnx"
+    assert run([*line.split(), "--keep-float", "head/Gemm"]) == 0
+    out = capfd.readouterr().out
+    assert "output of attention: one scale" in out
+    assert "skip branch of a sum: one scale" in out
+    assert "kept in float as asked" in out
+    assert "tensorrt_faults" in out
+    assert run([*line.split(), "--keep-float", "haed/Gemm"]) == 1
+    assert "did you mean head/Gemm" in capfd.readouterr().err
+
+
 def test_build_shows_what_it_would_write_and_writes_nothing(folder, capfd):
     before = sorted(folder.iterdir())
     line = "build --onnx=net.int8.onnx --saveEngine=dry.engine --dryRun --json"
