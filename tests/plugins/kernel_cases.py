@@ -153,8 +153,23 @@ KERNEL_CASES: dict[str, Case] = {
     ),
 }
 
-# Seconds each in the emulator.
+# Half a minute each in the emulator.
 SLOW_CASES = {"window_of_1024", "window_of_1024_dim_64"}
+
+
+def is_slow(name: str, in_type: str) -> bool:
+    """Tell whether the emulator takes long: the plain FP32 kernel does on large windows."""
+    return name in SLOW_CASES or (in_type == "float32" and _num_logits(name) > 40_000)
+
+
+def _num_logits(name: str) -> int:
+    case = KERNEL_CASES.get(name) or NAMED_CASES[name]
+    height, width = case.height, case.width
+    keys = sum(
+        group.num_heads * (group.window_size[0] or height) * (group.window_size[1] or width)
+        for group in case.spec.head_groups
+    )
+    return case.batch * height * width * keys
 
 
 def case_of(name: str, in_type: str) -> Case:

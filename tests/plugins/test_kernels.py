@@ -19,8 +19,8 @@ from tests.int8_oracle import quantized_case, to_steps
 from tests.plugins.kernel_cases import (
     HEAD_DIMS,
     KERNEL_CASES,
-    SLOW_CASES,
     case_of,
+    is_slow,
     kernel_cases,
     with_head_dim,
 )
@@ -38,8 +38,9 @@ FIGURES = {
 }
 
 ALL_CASES = [
-    pytest.param(name, marks=pytest.mark.slow if name in SLOW_CASES else ())
+    pytest.param(name, form, marks=pytest.mark.slow if is_slow(name, FORMS[form].in_type) else ())
     for name in (*NAMED_CASES, *KERNEL_CASES)
+    for form in FORMS
 ]
 
 
@@ -48,8 +49,7 @@ def seed_of(name: str) -> int:
     return sum(name.encode()) % 1000
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ALL_CASES)
+@pytest.mark.parametrize(("name", "form"), ALL_CASES)
 def test_every_variant_computes_exact_attention(
     device: Device, name: str, form: str, record_property: Record
 ) -> None:
@@ -133,8 +133,15 @@ def _inputs(case: Case, form: str) -> tuple[AttentionSpec, dict[str, np.ndarray]
     return case.spec, rounded_tensors(case, FORMS[form].in_type)
 
 
-@pytest.mark.parametrize("form", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("name", ORDER_CASES)
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        (name, form)
+        for name in ORDER_CASES
+        for form in ("float32", "float16", "int8")
+        if not is_slow(name, form)
+    ],
+)
 def test_the_order_of_threads_changes_no_bit(device: Device, name: str, form: str) -> None:
     spec, tensors = _inputs(case_of(name, FORMS[form].in_type), form)
     first, *others = (

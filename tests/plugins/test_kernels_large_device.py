@@ -18,16 +18,12 @@ from tests.plugins.kernel_judge import FORMS, judge
 
 # One per way of sharing work out.
 COMMON_CASES = {
-    "many_images",
-    "odd_map_bias_kv_roll_then_pad",
     "eight_groups_of_all_modes",
     "cosine_padded",
     "many_small_windows",
     "window_7_dim_32",
     "window_12_dim_64",
-    "three_scales_apart",
     "neighborhood_of_49",
-    "middle_heads_of_many",
 }
 
 

@@ -39,7 +39,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("form", FUSED)
+@pytest.mark.parametrize(
+    "form", ["float16", *(pytest.param(f, marks=pytest.mark.slow) for f in ("float32", "int8"))]
+)
 def test_a_copy_without_a_bug_passes(tmp_path: Path, form: str) -> None:
     with emulated(copy_kernels(tmp_path, FUSED[form])) as device:
         for case in CASES.values():
