@@ -48,15 +48,9 @@ Cut cut_of(EdgeattnAttributes const& attributes, Variant const& variant) {
 
 // Items
 
-/*! Shared memory that K and V of a step should fill at most: enough for all warps to have work,
- * small enough for several CTAs on an SM; where steps follow one another, two of them have to fit.
- */
-constexpr int64_t kStepBytes = 16 << 10;
-constexpr int64_t kSingleStepBytes = 40 << 10;
-
-/*! \brief Share of the warps' time that `tiles` query tiles fill. */
-double warp_share(int32_t tiles) {
-  return static_cast<double>(tiles) / (ceil_div(tiles, kWarps) * kWarps);
+/*! \brief CTAs with so much shared memory that share an SM, of those that the registers allow. */
+int32_t ctas_of_multiprocessor(Cut const& cut, DeviceSize const& device, int32_t shared_bytes) {
+  return std::min(cut.variant.min_ctas, device.shared_bytes / (shared_bytes + kSystemSharedBytes));
 }
 
 /*! \brief Steps that all windows of a group make. */
@@ -65,32 +59,43 @@ int64_t count_steps(HeadGroup const& group, int64_t windows) {
   return head_blocks * ((windows + group.step_windows - 1) / group.step_windows);
 }
 
-/*! \brief Choose how many heads and windows make a step of the resident kernel. */
-void choose_step(HeadGroup& group, Cut const& cut, DeviceSize const& device, int64_t windows) {
-  ResidentLayout const layout = resident_layout(group, cut.row_bytes, cut.tile_queries,
-                                                cut.cosine);  // of one head and window
-  int32_t const tiles = layout.window_queries / cut.tile_queries;
-  int64_t const step_bytes = cut.variant.chunked ? kSingleStepBytes : kStepBytes;
-  int64_t const fit = std::max<int64_t>(step_bytes / layout.stage_bytes, 1);
+/*! \brief How well a choice of heads and windows for a step uses an SM: the share of its warps that
+ *  are there and have work; 0 if the choice does not fit. */
+double step_value(HeadGroup group, Cut const& cut, DeviceSize const& device, int32_t tiles) {
+  if (!cut.variant.chunked) group.item_steps = kRowStages;
+  int32_t const shared_bytes = cut.shared_bytes(group);
+  if (shared_bytes > max_shared_bytes(device)) return 0.0;
+  int32_t const step_tiles = tiles * group.item_heads * group.step_windows;
+  double const of_warps = step_tiles / static_cast<double>(ceil_div(step_tiles, kWarps) * kWarps);
+  int32_t const head_blocks = ceil_div(group.num_heads, group.item_heads);
+  double const of_heads = static_cast<double>(group.num_heads) / (head_blocks * group.item_heads);
+  int32_t const ctas = ctas_of_multiprocessor(cut, device, shared_bytes);
+  return of_warps * of_heads * ctas / cut.variant.min_ctas;
+}
 
-  // Heads first: rows of neighbouring heads lie side by side in memory, and the windows' rows are
-  // worked out once for all of them.
-  int32_t const max_heads = static_cast<int32_t>(
-      std::min<int64_t>({fit, int64_t{kMaxItemHeads}, int64_t{group.num_heads}}));
+/*! \brief Choose how many heads and windows make a step of the resident kernel.
+ *
+ * Of equal choices, the longest step is best, up to kMaxWarpTiles, and then the one with more
+ * heads: their rows lie side by side in memory, and the windows' rows are worked out once for all
+ * of them. */
+void choose_step(HeadGroup& group, Cut const& cut, DeviceSize const& device, int64_t windows) {
+  int32_t const queries = round_up(group.rows.queries * group.cols.queries, cut.tile_queries);
+  int32_t const tiles = queries / cut.tile_queries;
+  HeadGroup choice = group;
   double best = 0.0;
-  for (int32_t heads = 1; heads <= max_heads; ++heads) {
-    if (tiles * (heads - 1) >= 2 * kWarps) break;  // the warps have enough to do
-    int32_t const blocks = ceil_div(group.num_heads, heads);
-    double const full = static_cast<double>(group.num_heads) / (blocks * heads);
-    double const share = warp_share(tiles * heads) * full;
-    if (share >= best) {
-      best = share;
-      group.item_heads = static_cast<int8_t>(heads);
+  for (int32_t units = 1; units <= kMaxStepUnits; ++units) {
+    bool const is_long = units * tiles > kMaxWarpTiles * kWarps;
+    for (int32_t heads = 1; heads <= std::min<int32_t>(units, group.num_heads); ++heads) {
+      if (units % heads != 0 || units / heads > windows) continue;
+      choice.item_heads = static_cast<int8_t>(heads);
+      choice.step_windows = static_cast<int16_t>(units / heads);
+      double const value = step_value(choice, cut, device, tiles);
+      if (is_long ? value <= best : value < best || value == 0.0) continue;
+      best = value;
+      group.item_heads = choice.item_heads;
+      group.step_windows = choice.step_windows;
     }
   }
-  int64_t const by_tiles = kMaxStepTiles / (tiles * group.item_heads);
-  group.step_windows = static_cast<int16_t>(std::clamp<int64_t>(
-      std::min(fit / group.item_heads, by_tiles), 1, std::max<int64_t>(windows, 1)));
   // Rather all SMs at work than all warps.
   while (group.step_windows > 1 && count_steps(group, windows) < 2 * device.multiprocessors) {
     group.step_windows /= 2;
@@ -101,7 +106,6 @@ void choose_step(HeadGroup& group, Cut const& cut, DeviceSize const& device, int
  *  each CTA always has a step on its way. */
 void choose_item_steps(Cut const& cut, DeviceSize const& device, int64_t const* windows,
                        AttentionParams& params) {
-  constexpr int32_t kSystemBytes = 1 << 10;  // of the shared memory of each CTA
   int64_t steps = 0;
   int32_t shared_bytes = 0;
   for (int32_t g = 0; g < params.num_groups; ++g) {
@@ -110,10 +114,9 @@ void choose_item_steps(Cut const& cut, DeviceSize const& device, int64_t const* 
     group.item_steps = kRowStages;
     shared_bytes = std::max(shared_bytes, cut.shared_bytes(group));
   }
-  if (shared_bytes > kMaxSharedBytes) return;
-  int32_t const ctas =
-      std::min(cut.variant.min_ctas, device.shared_bytes / (shared_bytes + kSystemBytes));
-  int64_t const at_a_time = int64_t{std::max(ctas, 1)} * device.multiprocessors;
+  if (shared_bytes > max_shared_bytes(device)) return;
+  int32_t const ctas = std::max(ctas_of_multiprocessor(cut, device, shared_bytes), 1);
+  int64_t const at_a_time = int64_t{ctas} * device.multiprocessors;
   int64_t const item_steps = (steps + at_a_time - 1) / at_a_time;
   for (int32_t g = 0; g < params.num_groups; ++g) {
     params.groups[g].item_steps =
@@ -124,14 +127,14 @@ void choose_item_steps(Cut const& cut, DeviceSize const& device, int64_t const* 
 // Groups
 
 /*! \brief Where the group looks up its bias, if there is one: in shared memory if it fits. */
-BiasSource choose_bias(HeadGroup group, Cut const& cut) {
+BiasSource choose_bias(HeadGroup group, Cut const& cut, int32_t max_bytes) {
   if (cut.variant.id == kPlain) return kGlobalBias;
   int64_t const entries = int64_t{4} * group.rows.keys * group.cols.keys;  // and a few less
-  if (entries * 4 > kMaxSharedBytes) return kGlobalBias;
+  if (entries * 4 > max_bytes) return kGlobalBias;
   for (BiasSource const source : {kSharedBiasPairs, kSharedBias}) {
     if (source == kSharedBiasPairs && group.cols.keys % 2 != 0) continue;
     group.bias = source;
-    if (cut.shared_bytes(group) <= kMaxSharedBytes) return source;
+    if (cut.shared_bytes(group) <= max_bytes) return source;
   }
   return kGlobalBias;
 }
@@ -157,17 +160,23 @@ void plan_axes(EdgeattnAttributes const& attributes, EdgeattnProblem const& prob
   group.cols = axis[1];
 }
 
-/*! \brief Keys of the largest window, as the resident kernel has it. */
-int64_t max_window_keys(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem) {
+/*! \brief Queries and keys of the largest windows, as the resident kernel has them. */
+struct LargestWindow {
+  int64_t queries;
+  int64_t keys;
+};
+
+LargestWindow largest_window(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem) {
   Cut const resident{};
-  int64_t keys = 0;
+  LargestWindow largest{0, 0};
   for (int32_t g = 0; g < attributes.num_groups; ++g) {
     HeadGroup group{};
     group.mode = static_cast<int8_t>(attributes.group_mode[g]);
     plan_axes(attributes, problem, g, resident, group);
-    keys = std::max(keys, int64_t{group.rows.keys} * group.cols.keys);
+    largest.queries = std::max(largest.queries, int64_t{group.rows.queries} * group.cols.queries);
+    largest.keys = std::max(largest.keys, int64_t{group.rows.keys} * group.cols.keys);
   }
-  return keys;
+  return largest;
 }
 
 int32_t check_sizes(HeadGroup const& group, int32_t g, Message const& message) {
@@ -204,10 +213,11 @@ int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& 
                           static_cast<long long>(windows), INT32_MAX);
   }
 
+  int32_t const max_bytes = max_shared_bytes(device);
   group.item_heads = 1;
   group.step_windows = 1;
   group.item_steps = 1;
-  if (attributes.has_bias) group.bias = choose_bias(group, cut);
+  if (attributes.has_bias) group.bias = choose_bias(group, cut, max_bytes);
   if (cut.is_resident()) {
     int32_t const keys = group.rows.keys * group.cols.keys;
     if (!cut.variant.chunked && keys > cut.chunk_keys) {
@@ -217,19 +227,14 @@ int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& 
           "%d",
           g, group.rows.keys, group.cols.keys, cut.chunk_keys, cut.variant.id, kStreamed);
     }
-    if (group.bias == kGlobalBias || cut.shared_bytes(group) > kMaxSharedBytes) {
+    if (group.bias == kGlobalBias || cut.shared_bytes(group) > max_bytes) {
       return message.refuse(
           "a window of head group %d, of %d x %d keys of %d channels, does not fit into %d bytes "
           "of "
           "shared memory; expected another variant; use variant %d",
-          g, group.rows.keys, group.cols.keys, attributes.head_dim, kMaxSharedBytes, kStreamed);
+          g, group.rows.keys, group.cols.keys, attributes.head_dim, max_bytes, kStreamed);
     }
     choose_step(group, cut, device, windows);
-    while (cut.shared_bytes(group) > kMaxSharedBytes) {
-      int8_t const fewer_heads = group.item_heads / 2;
-      group.item_heads = group.step_windows > 1 ? group.item_heads : fewer_heads;
-      group.step_windows = std::max<int16_t>(group.step_windows / 2, 1);
-    }
   }
   group.num_head_blocks = static_cast<int16_t>(ceil_div(group.num_heads, group.item_heads));
 
@@ -294,7 +299,7 @@ int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& p
   params.out_is_int8 = problem.out_type == EDGEATTN_INT8;
   set_scales(attributes, problem, params);
 
-  plan.one_chunk = max_window_keys(attributes, problem) <= kOneChunkKeys;
+  plan.one_chunk = largest_window(attributes, problem).keys <= kOneChunkKeys;
   plan.variant = find_variant(id, problem.in_type, attributes.head_dim, plan.one_chunk);
   if (plan.variant.id == kNoVariant) {
     return message.refuse("variant is %d; expected 0 or one that edgeattn_variants lists", id);
@@ -336,6 +341,24 @@ int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& p
   params.out_token_stride = out_head * attributes.head_dim;
   plan.ctas = static_cast<int32_t>(items);
   return EDGEATTN_SUCCESS;
+}
+
+int32_t order_variants(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
+                       VariantId (&ids)[kMaxVariants]) {
+  if (problem.in_type == EDGEATTN_FLOAT32) {
+    ids[0] = kPlain;
+    return 1;
+  }
+  // Tiles of 32 queries read K and V from shared memory half as often as those of 16. But windows
+  // of 16 tokens would fill only half of such a tile, and with 64 channels its registers leave room
+  // for two CTAs on an SM, not five.
+  bool const small_tiles =
+      attributes.head_dim > 32 || largest_window(attributes, problem).queries <= 16;
+  ids[0] = small_tiles ? kSmallTiles : kWideTiles;
+  ids[1] = small_tiles ? kWideTiles : kSmallTiles;
+  ids[2] = kOnePass;
+  ids[3] = kStreamed;
+  return kMaxVariants;
 }
 
 }  // namespace edgeattn

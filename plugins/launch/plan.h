@@ -31,4 +31,11 @@ struct Plan {
 int32_t make_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem, int32_t id,
                   DeviceSize const& device, Plan& plan, Message const& message);
 
+constexpr int32_t kMaxVariants = 4;
+
+/*! \brief Order the variants by how fast they should be, whether or not they can serve the problem.
+ *  \return How many there are. */
+int32_t order_variants(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
+                       VariantId (&ids)[kMaxVariants]);
+
 }  // namespace edgeattn

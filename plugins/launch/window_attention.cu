@@ -4,8 +4,6 @@
  */
 #include <stdint.h>
 
-#include <utility>
-
 #include "check.h"
 #include "edgeattn/edgeattn.h"
 #include "edgeattn/launch.h"
@@ -45,40 +43,6 @@ AttentionKernel kernel_for(int32_t in_type, int32_t head_dim, VariantId id, bool
   return nullptr;
 }
 
-constexpr int32_t kMaxVariants = 4;
-
-/*! \brief Whether every window of a plan is one tile of queries. */
-bool has_small_windows_alone(AttentionParams const& params) {
-  for (int32_t g = 0; g < params.num_groups; ++g) {
-    if (params.groups[g].rows.queries * params.groups[g].cols.queries > 16) return false;
-  }
-  return true;
-}
-
-/*! \brief Order the variants that can serve a problem by how fast they should be.
- *
- * Tiles of 32 queries read K and V from shared memory half as often; windows of 16 tokens would
- * fill only half of such a tile.
- *  \return How many there are. */
-int32_t rank_variants(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
-                      VariantId (&ids)[kMaxVariants]) {
-  if (problem.in_type == EDGEATTN_FLOAT32) {
-    ids[0] = kPlain;
-    return 1;
-  }
-  int32_t count = 0;
-  bool small_windows = false;
-  Plan plan;
-  for (VariantId const id : {kWideTiles, kSmallTiles, kOnePass, kStreamed}) {
-    if (make_plan(attributes, problem, id, current_device_size(), plan, Message(nullptr, 0)) != 0)
-      continue;
-    small_windows = has_small_windows_alone(plan.params);
-    ids[count++] = id;
-  }
-  if (small_windows && count > 1 && ids[1] == kSmallTiles) std::swap(ids[0], ids[1]);
-  return count;
-}
-
 /*! \brief The memory that a launch may touch. */
 struct Regions {
   MemoryRegion region[5];
@@ -113,16 +77,25 @@ Regions regions_of(AttentionParams const& params, EdgeattnProblem const& problem
   return regions;
 }
 
+/*! \brief Plan a variant, or the first one that can serve the problem if its id is 0. */
+int32_t choose_plan(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
+                    int32_t variant_id, Plan& plan, Message const& message) {
+  DeviceSize const device = current_device_size();
+  if (variant_id != 0) return make_plan(attributes, problem, variant_id, device, plan, message);
+  VariantId ids[kMaxVariants];
+  int32_t const count = order_variants(attributes, problem, ids);
+  int32_t status = EDGEATTN_INVALID_ARGUMENT;
+  for (int32_t i = 0; i < count && status != EDGEATTN_SUCCESS; ++i) {
+    status = make_plan(attributes, problem, ids[i], device, plan, message);
+  }
+  return status;
+}
+
 int32_t run(EdgeattnAttributes const& attributes, EdgeattnProblem const& problem,
             EdgeattnTensors const& tensors, int32_t variant_id, void* stream,
             Message const& message) {
-  if (variant_id == 0) {
-    VariantId ids[kMaxVariants];
-    if (rank_variants(attributes, problem, ids) > 0) variant_id = ids[0];
-  }
   Plan plan;
-  if (int32_t const status =
-          make_plan(attributes, problem, variant_id, current_device_size(), plan, message)) {
+  if (int32_t const status = choose_plan(attributes, problem, variant_id, plan, message)) {
     return status;
   }
   plan.params.qkv = tensors.qkv;
@@ -152,9 +125,16 @@ int32_t edgeattn_variants(EdgeattnAttributes const* attributes, EdgeattnProblem 
                           int32_t* ids, int32_t capacity) {
   edgeattn::Message const silent(nullptr, 0);
   if (int32_t const status = edgeattn::check_problem(attributes, problem, silent)) return status;
-  edgeattn::VariantId ranked[edgeattn::kMaxVariants];
-  int32_t const count = edgeattn::rank_variants(*attributes, *problem, ranked);
-  for (int32_t i = 0; ids != nullptr && i < count && i < capacity; ++i) ids[i] = ranked[i];
+  edgeattn::DeviceSize const device = edgeattn::current_device_size();
+  edgeattn::VariantId ordered[edgeattn::kMaxVariants];
+  int32_t const candidates = edgeattn::order_variants(*attributes, *problem, ordered);
+  int32_t count = 0;
+  for (int32_t i = 0; i < candidates; ++i) {
+    edgeattn::Plan plan;
+    if (edgeattn::make_plan(*attributes, *problem, ordered[i], device, plan, silent) != 0) continue;
+    if (ids != nullptr && count < capacity) ids[count] = ordered[i];
+    ++count;
+  }
   return count;
 }
 

@@ -33,10 +33,13 @@ EDGEATTN_HOST_DEVICE BiasLayout bias_layout(HeadGroup const& group) {
     int32_t const pitch = 2 * group.cols.window - 1;
     return {pitch, (group.rows.window - 1) * pitch + group.cols.window - 1, 0};
   }
-  int32_t const pitch = 2 * group.cols.keys;
+  bool const pairs = group.bias == kSharedBiasPairs;
+  int32_t const width = 2 * group.cols.keys;
+  // Rows of a tile of queries that lie in two rows of a window meet other banks that way, and so do
+  // odd entries, half the banks apart from even ones.
+  int32_t const pitch = pairs && width > 16 ? ceil_div(width, 16) * 16 : width;
   int32_t const entries = (2 * group.rows.keys - 1) * pitch;
-  // 16 banks apart, odd entries do not meet the even ones that other rows of a tile read.
-  int32_t const second_copy = group.bias == kSharedBiasPairs ? ((entries + 15) / 32 * 32 + 17) : 0;
+  int32_t const second_copy = pairs ? (entries + 16) / 32 * 32 + 15 : 0;
   return {pitch, (group.rows.keys - 1) * pitch + group.cols.keys - 1, second_copy};
 }
 

@@ -137,7 +137,15 @@ EDGEATTN_DEVICE T load(Global<T> from) {
 
 template <typename T>
 EDGEATTN_DEVICE void store(Global<T> to, T value) {
-  *reinterpret_cast<detail::Word<T>*>(to.pointer()) = detail::bit_cast<detail::Word<T>>(value);
+  auto const word = detail::bit_cast<detail::Word<T>>(value);
+  if constexpr (sizeof(T) == 16) {  // nvcc was seen to cut the assignment into four
+    asm volatile(
+        "st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to.pointer())),
+        "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+        : "memory");
+  } else {
+    *reinterpret_cast<detail::Word<T>*>(to.pointer()) = word;
+  }
 }
 
 template <typename T>

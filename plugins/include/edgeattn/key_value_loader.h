@@ -30,29 +30,35 @@ class KeyValueLoader {
   /*! \param first_head  first of the heads to load, in qkv. */
   EDGEATTN_DEVICE KeyValueLoader(AttentionParams const& params, int32_t first_head)
       : params_(params),
-        qkv_(static_cast<unsigned char const*>(params.qkv)),
+        first_key_(Global<T const>(static_cast<T const*>(params.qkv)) +
+                   (static_cast<int64_t>(first_head) * params.head_stride + params.tensor_stride)),
         first_head_(first_head) {}
 
   /*! \brief Start copying the tokens' keys and values; fill padding; zero what is absent.
    *  \param tokens  [rows], as in KeyRow. */
   EDGEATTN_DEVICE void start(KeyValueTiles const& tiles, Shared<int32_t> tokens) const {
+    int32_t const tile_bytes = tiles.rows * Tile::kRowBytes;
     for_each_copy(tiles, [&](int32_t row, int32_t copy, int32_t offset) {
       int32_t const token = load(tokens + row);
       int32_t const channel = copy * kCopyChannels;
-      int64_t const source =
-          static_cast<int64_t>(token < 0 ? 0 : token) * params_.token_stride + channel;
-      for (int32_t h = 0; h < tiles.num_heads; ++h) {
-        EDGEATTN_UNROLL
-        for (int32_t tensor = 0; tensor < 2; ++tensor) {  // K, then V
-          Shared<unsigned char> const to = tile(tiles, h, tensor) + offset;
-          if (token == kPadding) {
-            store(to.as<Vec16>(), padding(first_head_ + h, tensor, channel));
-          } else {
-            int32_t const head = (first_head_ + h) * params_.head_stride;
-            int32_t const of_token = head + (tensor + 1) * params_.tensor_stride;
-            copy_row(to, qkv_ + (source + of_token) * sizeof(T), token >= 0 ? channel : kNothing);
-          }
+      Shared<unsigned char> to = tiles.begin + offset;  // in the tile of K, then of V
+      if (token == kPadding) {
+        EDGEATTN_NO_UNROLL
+        for (int32_t t = 0; t < 2 * tiles.num_heads; ++t, to = to + tile_bytes) {
+          fill_padding(to, first_head_ + t / 2, t % 2, channel);
         }
+        return;
+      }
+      int32_t const bytes = token < 0 ? 0 : (params_.head_dim - channel) * kElementBytes;
+      Global<T const> from =
+          first_key_ +
+          (static_cast<int64_t>(token < 0 ? 0 : token) * params_.token_stride + channel);
+      EDGEATTN_NO_UNROLL  // a few heads do not make up for the code and registers
+          for (int32_t h = 0; h < tiles.num_heads; ++h, to = to + 2 * tile_bytes) {
+        copy_16(to, from.template as<unsigned char const>(), bytes);
+        copy_16(to + tile_bytes, (from + params_.tensor_stride).template as<unsigned char const>(),
+                bytes);
+        from = from + params_.head_stride;
       }
     });
     copy_async_commit();
@@ -63,6 +69,7 @@ class KeyValueLoader {
     if constexpr (sizeof(T) == 1) {
       for_each_copy(tiles, [&](int32_t row, int32_t copy, int32_t offset) {
         int32_t const second = Tile::offset(row, 2 * copy + 1);
+        EDGEATTN_NO_UNROLL
         for (int32_t t = 0; t < 2 * tiles.num_heads; ++t) {
           Shared<unsigned char> const base = tile(tiles, 0, t);
           Vec16 const bytes = load((base + offset).as<Vec16>());
@@ -77,14 +84,21 @@ class KeyValueLoader {
   using Tile = RowTile<kHeadDim>;
   static constexpr int32_t kCopyChannels = 16 / sizeof(T);
   static constexpr int32_t kCopies = kHeadDim / kCopyChannels;  // of a row
-  static constexpr int32_t kNothing = 1 << 20;                  // a channel that no row has
+  static constexpr int32_t kElementBytes = sizeof(T);
+
+  /*! Copies of a row that neighbouring lanes make. Those of INT8 are but 32 bytes, a sector of L2:
+   *  with a whole row, eight lanes would find their chunks, every second one, in half of the banks.
+   */
+  static constexpr int32_t kRun = kElementBytes == 1 ? 2 : kCopies;
 
   /*! \brief The copies of this thread: (row, number of the copy in it, where it goes in a tile). */
   template <typename Body>
   static EDGEATTN_DEVICE void for_each_copy(KeyValueTiles const& tiles, Body const& body) {
     for (int32_t i = thread_index(); i < tiles.rows * kCopies; i += kThreads) {
-      int32_t const row = i / kCopies;
-      int32_t const copy = i % kCopies;
+      uint32_t const run = static_cast<uint32_t>(i) / kRun;
+      uint32_t const runs = run / 8;  // of 8 rows
+      int32_t const row = static_cast<int32_t>(runs / (kCopies / kRun) * 8 + run % 8);
+      int32_t const copy = static_cast<int32_t>(runs % (kCopies / kRun) * kRun) + i % kRun;
       body(row, copy, Tile::offset(row, copy * (kCopyChannels / kChunkChannels)));
     }
   }
@@ -94,47 +108,45 @@ class KeyValueLoader {
     return tiles.begin + (2 * head + tensor) * tiles.rows * Tile::kRowBytes;
   }
 
-  /*! \brief Copy the channels from `channel` on; zeros past the head's last one. */
-  EDGEATTN_DEVICE void copy_row(Shared<unsigned char> to, Global<unsigned char const> from,
-                                int32_t channel) const {
-    constexpr int32_t kSize = sizeof(T);
-    int32_t const bytes_left = (params_.head_dim - channel) * kSize;
-    if (kSize == 1 && params_.head_dim % 16 != 0) {  // rows are aligned to 8 bytes alone
-      copy_async<8>(to, bytes_left >= 8 ? from : qkv_, bytes_left >= 8 ? 8 : 0);
-      copy_async<8>(to + 8, bytes_left >= 16 ? from + 8 : qkv_, bytes_left >= 16 ? 8 : 0);
+  /*! \brief Copy 16 bytes, of which the row has `bytes` left; zeros past these. */
+  EDGEATTN_DEVICE void copy_16(Shared<unsigned char> to, Global<unsigned char const> from,
+                               int32_t bytes) const {
+    if (kElementBytes == 1 && params_.head_dim % 16 != 0) {  // rows are aligned to 8 bytes alone
+      copy_async<8>(to, from, bytes >= 8 ? 8 : 0);
+      copy_async<8>(to + 8, from + 8, bytes >= 16 ? 8 : 0);
     } else {
-      copy_async<16>(to, bytes_left >= 16 ? from : qkv_, bytes_left >= 16 ? 16 : 0);
+      copy_async<16>(to, from, bytes >= 16 ? 16 : 0);
     }
   }
 
-  /*! \brief 16 bytes of the key (tensor 0) or value (1) of a padded token. */
-  EDGEATTN_DEVICE Vec16 padding(int32_t head, int32_t tensor, int32_t channel) const {
+  /*! \brief Write 16 bytes of the key (tensor 0) or value (1) of a padded token. */
+  EDGEATTN_DEVICE void fill_padding(Shared<unsigned char> to, int32_t head, int32_t tensor,
+                                    int32_t channel) const {
+    constexpr int32_t kWordChannels = 4 / kElementBytes;
     Global<float const> const from =
         Global<float const>(params_.pad_kv) +
         (static_cast<int64_t>(tensor) * params_.qkv_heads + head) * params_.head_dim;
-    Vec16 packed;
-    EDGEATTN_UNROLL
-    for (int32_t w = 0; w < 4; ++w) {
-      int32_t const first = channel + w * (kCopyChannels / 4);
-      if constexpr (sizeof(T) == 1) {
-        uint32_t bytes[4];
-        EDGEATTN_UNROLL
-        for (int32_t i = 0; i < 4; ++i) {
-          float const value = first + i < params_.head_dim ? load(from + first + i) : 0.0f;
-          bytes[i] = int8_bits(value / params_.pad_quant_scale);
-        }
-        packed.word[w] = pack_bytes(bytes[0], bytes[1], bytes[2], bytes[3]);
-      } else {
-        float const low = first < params_.head_dim ? load(from + first) : 0.0f;
-        float const high = first < params_.head_dim ? load(from + first + 1) : 0.0f;
-        packed.word[w] = pack2<T>(low, high);
+    EDGEATTN_NO_UNROLL
+    for (int32_t w = 0; w < 4; ++w, channel += kWordChannels) {
+      float value[kWordChannels];
+      EDGEATTN_UNROLL
+      for (int32_t i = 0; i < kWordChannels; ++i) {
+        value[i] = channel + i < params_.head_dim ? load(from + (channel + i)) : 0.0f;
       }
+      uint32_t word;
+      if constexpr (kElementBytes == 1) {
+        float const step = params_.pad_quant_scale;
+        word = pack_bytes(int8_bits(value[0] / step), int8_bits(value[1] / step),
+                          int8_bits(value[2] / step), int8_bits(value[3] / step));
+      } else {
+        word = pack2<T>(value[0], value[1]);
+      }
+      store(to.as<uint32_t>() + w, word);
     }
-    return packed;
   }
 
   AttentionParams const& params_;
-  Global<unsigned char const> qkv_;
+  Global<T const> first_key_;  // of the first head's keys, of the first token
   int32_t first_head_;
 };
 

@@ -62,16 +62,21 @@ int32_t launch_kernel(void (*kernel)(Params), LaunchShape shape, Params const& p
                           static_cast<cudaStream_t>(stream));
 }
 
-/*! \brief The size of the current device; where there is none, of the smallest one that is served. */
+/*! \brief The size of the current device; where there is none, of the smallest one that is served.
+ */
 inline DeviceSize current_device_size() {
-  DeviceSize size{8, 164 << 10};  // Orin Nano
+  DeviceSize const smallest{8, 164 << 10, 163 << 10};  // Orin Nano
+  DeviceSize size = smallest;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&size.multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
           cudaSuccess ||
       cudaDeviceGetAttribute(&size.shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                             device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&size.cta_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                              device) != cudaSuccess) {
     cudaGetLastError();  // a launch will tell the caller
+    return smallest;
   }
   return size;
 }

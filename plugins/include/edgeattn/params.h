@@ -16,8 +16,8 @@ namespace edgeattn {
 constexpr int32_t kThreads = 128;
 constexpr int32_t kWarps = kThreads / 32;
 
-/*! Heads that one work item of the resident kernel may take. */
-constexpr int32_t kMaxItemHeads = 8;
+/*! Heads times windows that a step of the resident kernel may take. */
+constexpr int32_t kMaxStepUnits = 8;
 
 /*! \brief Where the relative position bias is looked up. */
 enum BiasSource : int8_t {

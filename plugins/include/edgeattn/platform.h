@@ -13,6 +13,7 @@
 #define EDGEATTN_GRID_CONSTANT __grid_constant__
 #define EDGEATTN_LAUNCH_BOUNDS(threads, min_ctas) __launch_bounds__(threads, min_ctas)
 #define EDGEATTN_UNROLL _Pragma("unroll")
+#define EDGEATTN_NO_UNROLL _Pragma("unroll 1")
 
 #else
 
@@ -22,5 +23,6 @@
 #define EDGEATTN_GRID_CONSTANT
 #define EDGEATTN_LAUNCH_BOUNDS(threads, min_ctas)
 #define EDGEATTN_UNROLL
+#define EDGEATTN_NO_UNROLL
 
 #endif

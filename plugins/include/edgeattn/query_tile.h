@@ -39,7 +39,7 @@ struct QueryTile {
   uint32_t operand[kRowTiles][kHeadDim / 16][4];
 };
 
-/*! \brief Start loading queries. Those that are no tokens read another one: nobody looks.
+/*! \brief Start loading queries; those that are no tokens are left as they are.
  *  \param head  in qkv. */
 template <typename T, int kHeadDim, int kRowTiles>
 EDGEATTN_DEVICE void start_queries(AttentionParams const& params, Shared<QueryRow> rows,
@@ -50,13 +50,13 @@ EDGEATTN_DEVICE void start_queries(AttentionParams const& params, Shared<QueryRo
   EDGEATTN_UNROLL
   for (int32_t row = 0; row < 2 * kRowTiles; ++row) {
     int32_t const token = load((rows + (lane_index() / 4 + 8 * row)).as<int32_t>());
-    Global<T const> const from =
-        of_head + static_cast<int64_t>(token < 0 ? 0 : token) * params.token_stride;
+    if (token < 0) continue;
+    Global<T const> const from = of_head + static_cast<int64_t>(token) * params.token_stride;
     EDGEATTN_UNROLL
     for (int32_t block = 0; block < kHeadDim / 32; ++block) {
       int32_t const first = 32 * block + channel;
-      loaded.chunk[row][block] =
-          load((from + (first < params.head_dim ? first : 0)).template as<Chunk<T> const>());
+      if (first >= params.head_dim) continue;
+      loaded.chunk[row][block] = load((from + first).template as<Chunk<T> const>());
     }
   }
 }

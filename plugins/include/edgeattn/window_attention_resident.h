@@ -33,6 +33,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     window_attention_resident_kernel(EDGEATTN_GRID_CONSTANT AttentionParams const params) {
   using Tile = RowTile<kHeadDim>;
   constexpr int32_t kTileQueries = 16 * kRowTiles;
+  int32_t const warp = shuffle(warp_index(), 0);  // lets the compiler know that it is uniform
   WorkItem const item = find_work_item(params, 0);
   HeadGroup const& group = item.group;
   Shared<unsigned char> const shared = shared_memory();
@@ -57,19 +58,15 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     loader.start(tiles_of(step), (rows_of(step) + layout.tokens).template as<int32_t>());
   };
 
-  build_rows_of(0);
-  if (steps > 1) build_rows_of(1);
-  build_key_bias(group, layout.window_keys, (shared + layout.key_bias).as<int32_t>());
-  int32_t const num_jobs = build_tile_jobs(item, layout, Tile::kRowBytes, kTileQueries);
-  sync_cta();  // the rows are known: loads follow them
-
-  start_keys(0);
   Shared<TileJob> const jobs = (shared + layout.jobs).as<TileJob>();
+  int32_t const num_jobs = build_tile_jobs(item, layout, Tile::kRowBytes, kTileQueries);
+  build_key_bias(group, layout.window_keys, (shared + layout.key_bias).as<int32_t>());
+
   LoadedQueries<T, kHeadDim, kRowTiles> loaded;
   auto const start_job = [&](int32_t step, int32_t job) {
     if (job >= num_jobs) {
       ++step;
-      job = warp_index();
+      job = warp;
     }
     loaded = {};  // even if nothing follows: what is unknown would be kept in registers
     if (step < steps && job < num_jobs) {
@@ -78,27 +75,34 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
                     group.head_offset + queries.head, loaded);
     }
   };
-  start_job(0, warp_index());
-  if (group.bias != kNoBias) {
-    load_bias_tables(params, group, item.first_head, item.heads,
-                     (shared + layout.bias).as<float>());
-  }
 
-  for (int32_t step = 0; step < steps; ++step) {
-    copy_async_wait<0>();
-    loader.finish(tiles_of(step));
-    sync_cta();  // the step is there; all are done with the one before, whose place is free
-    if (step + 1 < steps) start_keys(step + 1);
+  // A step's rows are worked out two steps before, its copies start one step before.
+  auto const advance_to = [&](int32_t step) {
+    if (step >= 0) {
+      copy_async_wait<0>();
+      loader.finish(tiles_of(step));
+    }
+    sync_cta();  // the step's K, V and the next one's rows are there; the places before are free
+    if (step + 1 >= 0 && step + 1 < steps) start_keys(step + 1);
     if (step + 2 < steps) build_rows_of(step + 2);
-    if (params.cosine) {
+    if (step == -1) {
+      start_job(0, warp);
+      if (group.bias != kNoBias) {
+        load_bias_tables(params, group, item.first_head, item.heads,
+                         (shared + layout.bias).as<float>());
+      }
+    }
+    if (step >= 0 && params.cosine) {
       build_inverse_lengths<T, kHeadDim>(tiles_of(step), (shared + layout.lengths).as<float>());
       sync_cta();  // the lengths of all threads are there
     }
+  };
 
-    for (int32_t job = warp_index(); job < num_jobs; job += kWarps) {
+  auto const work_on = [&](int32_t step) {
+    for (int32_t job = warp; job < num_jobs; job += kWarps) {
       QueryTile<kHeadDim, kRowTiles> query;
       finish_queries(params.head_dim, loaded, query);
-      Shared<float> const cosine_factors = shared.as<float>() + warp_index() * kTileQueries;
+      Shared<float> const cosine_factors = shared.as<float>() + warp * kTileQueries;
       if (params.cosine) {
         int32_t const head = load((jobs + job).as<QueryJob>()).head;
         build_cosine_factors<Math<T>>(params, group.head_offset + head, query, cosine_factors);
@@ -146,6 +150,18 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
       }
       if (!kOneChunk) start_job(step, job + kWarps);
     }
+  };
+
+  if constexpr (kOneChunk) {
+    for (int32_t step = -2; step < steps; ++step) {
+      advance_to(step);
+      if (step >= 0) work_on(step);
+    }
+  } else {
+    advance_to(-2);
+    advance_to(-1);
+    advance_to(0);
+    work_on(0);
   }
 }
 

@@ -28,6 +28,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   constexpr int32_t kTileQueries = 16 * kRowTiles;
   constexpr int32_t kBlockQueries = kWarps * kTileQueries;
   constexpr int32_t kChunkKeys = 16 * kKeyTiles;
+  int32_t const warp = shuffle(warp_index(), 0);  // lets the compiler know that it is uniform
   WorkItem const item = find_work_item(params, kBlockQueries);
   HeadGroup const& group = item.group;
   int32_t const head = group.head_offset + item.first_head;
@@ -65,15 +66,15 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
   sync_cta();  // the rows are known: loads follow them
 
   start_keys(0);
-  Shared<QueryRow> const rows = query_rows + warp_index() * kTileQueries;
-  LoadedQueries<T, kHeadDim, kRowTiles> loaded;
+  Shared<QueryRow> const rows = query_rows + warp * kTileQueries;
+  LoadedQueries<T, kHeadDim, kRowTiles> loaded{};
   start_queries(params, rows, head, loaded);
   if (group.bias == kSharedBias || group.bias == kSharedBiasPairs) {
     load_bias_tables(params, group, item.first_head, 1, (shared + layout.bias).as<float>());
   }
   QueryTile<kHeadDim, kRowTiles> query;
   finish_queries(params.head_dim, loaded, query);
-  QueryRows const queries{rows, shared.as<float>() + warp_index() * kTileQueries};
+  QueryRows const queries{rows, shared.as<float>() + warp * kTileQueries};
   if (params.cosine) {
     build_cosine_factors<Math<T>>(params, head, query, queries.cosine_factors);
   }
