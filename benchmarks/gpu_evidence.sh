@@ -18,7 +18,10 @@ usage="usage: $0 OUTPUT [build|tests|memcheck|racecheck|initcheck|benchmark|peer
 default_steps=(build tests memcheck racecheck initcheck benchmark peers)
 tools=(memcheck racecheck initcheck)
 # Where the tests marked `gpu` are: other folders need packages that a board may lack.
-gpu_tests=(tests/plugins tests/edgeattn/plugin tests/edgeattn/models/test_fused_gpu.py)
+gpu_tests=(
+  tests/plugins tests/edgeattn/plugin tests/edgeattn/models/test_fused_gpu.py
+  tests/edgeattn/engine/tensorrt
+)
 # One case for each way through the kernels, in every type: a checker slows them a hundredfold.
 checked_cases=(
   window_7_dim_32 window_16_dim_64 three_scales_apart more_keys_than_one_pass_holds_padded

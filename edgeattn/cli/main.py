@@ -33,7 +33,7 @@ VERBS = {
     "profile": "Measure an engine's latency and throughput.",
     "compare": "Compare two engines' outputs and latency on the same inputs.",
     "inspect": "Describe any file that edgeattn writes or reads.",
-    "plugin": "Build the attention kernels and the TensorRT plugin, or check a built library.",
+    "plugin": "Build the attention kernels and the TensorRT plugin; check one.",
     "targets": "List the boards that engines are built for.",
     "demo": "Walk the whole path on the shipped model and images.",
 }

@@ -33,7 +33,7 @@ def parse_architectures(
 
 @click.group("plugin", epilog="Example: edgeattn plugin build --target jetson-thor -o lib")
 def command() -> None:
-    """Build the attention kernels and the TensorRT plugin, or check a built library."""
+    """Build the attention kernels and the TensorRT plugin; check one."""
 
 
 @command.command(
