@@ -56,8 +56,7 @@ _TRANSPOSE = "include/edgeattn/quad_transpose.h"
 _WINDOW_ROWS = "include/edgeattn/window_rows.h"
 
 _BARRIER = r"\n *sync_cta\(\);  // "
-_TOKEN = "static_cast<int64_t>(token < 0 ? 0 : token)"
-_NEXT_TOKEN = "static_cast<int64_t>(token < 0 ? 0 : token + 1)"
+_TOKEN = r"(static_cast<int64_t>\(token[^)]*)"
 
 # Those that every run plants.
 COMMON_BUGS: dict[str, Bug] = {
@@ -68,7 +67,7 @@ COMMON_BUGS: dict[str, Bug] = {
         _QUERY, _text("[row % 2 + 2 * (w % 2)]"), "[2 * (row % 2) + w % 2]", NUMBERS
     ),
     "queries are read one row too far": Bug(
-        _QUERY, _text(_TOKEN), _NEXT_TOKEN, r"reads \d+ bytes at qkv .*outside"
+        _QUERY, rf"{_TOKEN}\) \* params", r"\1 + 1) * params", r"reads \d+ bytes at qkv .*outside"
     ),
 }
 
@@ -134,7 +133,7 @@ BUGS: dict[str, Bug] = {
     ),
     # Memory.
     "keys and values are read one row too far": Bug(
-        _LOADER, _text(_TOKEN), _NEXT_TOKEN, r"at qkv .*outside"
+        _LOADER, rf"{_TOKEN}\) \* params", r"\1 + 1) * params", r"at qkv .*outside"
     ),
     "values are read one row too far from shared memory": Bug(
         _SOFTMAX, _text("16 * t * Tile::kRowBytes"), "(16 * t + 1) * Tile::kRowBytes"

@@ -106,6 +106,7 @@ KERNEL_CASES: dict[str, Case] = {
         has_bias=True,
         pad_mode="bias_kv",
     ),
+    "seventeen_heads_of_one_window": _case(4, 4, HeadGroup(17, 4), has_bias=True),
     "middle_heads_of_many": _case(7, 9, HeadGroup(2, 4, 1, 5), heads=11, qkv_layout="H3D"),
     "grid_of_64": _case(20, 24, HeadGroup(2, 8, mode="grid"), has_bias=True),
     "grid_of_64_masked": _case(19, 22, HeadGroup(1, 8, mode="grid"), has_bias=True, dim=64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ def copy_kernels(folder: Path, fused: str | None = None) -> Path:
     """
     for name in ("include", "launch", "emulator"):
         shutil.copytree(PLUGINS / name, folder / name)
+    # No other process builds the same source: the library may go as soon as it is loaded.
+    (folder / "include" / "copy").write_text(uuid.uuid4().hex)
     if fused is None:
         return folder
     stubs = []
@@ -63,7 +66,7 @@ def replace_once(path: Path, pattern: str, replacement: str) -> None:
 
 @contextmanager
 def emulated(source: Path) -> Iterator[EmulatedDevice]:
-    """Build and load a copy; its library does not stay in the cache."""
+    """Build and load a copy of `copy_kernels`; its library does not stay in the cache."""
     library = build_emulator(sources=source)
     try:
         yield EmulatedDevice(Emulator(library))

@@ -6,6 +6,7 @@ takes window after window even in small cases; here the same source believes in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -29,10 +30,11 @@ COMMON_CASES = {
 
 @pytest.fixture(scope="module")
 def large_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedDevice]:
-    """Build the kernels for a device of 1000 multiprocessors."""
+    """Build the kernels for 1000 multiprocessors with as little shared memory as sm_86 has."""
     source = copy_kernels(tmp_path_factory.mktemp("large_device"))
     device_size = source / "emulator" / "launch_emulated.h"
-    replace_once(device_size, r"(DeviceSize current_device_size\(\) { return {)1,", r"\g<1>1000,")
+    orin, large = "{1, 164 << 10, 163 << 10}", "{1000, 100 << 10, 99 << 10}"
+    replace_once(device_size, re.escape(orin), large)
     with emulated(source) as device:
         yield device
 

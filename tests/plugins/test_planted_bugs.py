@@ -30,7 +30,7 @@ CASES = {
     "small": Case(AttentionSpec(32, 4, _SMALL, has_bias=True, pad_mode="bias_kv"), 17, 13),
     "masked": Case(AttentionSpec(32, 4, _GROUPS), 17, 13),
     "shifted": Case(AttentionSpec(32, 2, (HeadGroup(2, 4, 2),)), 8, 12),
-    "heads": Case(AttentionSpec(32, 11, (HeadGroup(11, 4),)), 8, 8),
+    "heads": Case(AttentionSpec(32, 17, (HeadGroup(17, 4),)), 4, 4),
     "cosine": Case(AttentionSpec(32, 4, _GROUPS, qk_mode="cosine"), 17, 13),
     "small_cosine": Case(AttentionSpec(32, 4, _SMALL, qk_mode="cosine"), 17, 13),
     "neighborhood": Case(
