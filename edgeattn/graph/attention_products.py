@@ -75,7 +75,7 @@ class AttentionProducts:
                 self._readers[name].append(index)
         self.found: list[AttentionProduct] = []
         for node in graph.node:
-            if is_standard(node, "Softmax") and node.output[0] not in constants:
+            if is_standard(node, "Softmax"):
                 logits = sorted(set(self._products_before(node.input[0])))
                 outputs = sorted(set(self._products_after(node.output[0])))
                 if logits and outputs:
@@ -110,7 +110,7 @@ class AttentionProducts:
         seen, waiting = set(), [tensor]
         while waiting:
             name = waiting.pop()
-            if name in seen or name not in self._producer or name in self._constants:
+            if name in seen or name not in self._producer:
                 continue
             seen.add(name)
             index = self._producer[name]
@@ -130,5 +130,5 @@ class AttentionProducts:
                 node = self._nodes[index]
                 if is_product_of_activations(node, self._constants):
                     yield index
-                elif is_standard(node, *_PROBABILITY_OPS) and name in self._branches(node):
+                elif is_standard(node, *_PROBABILITY_OPS):
                     waiting += node.output

@@ -55,9 +55,6 @@ class Residuals:
         Where both branches end in a layer, the deeper one is the layer's: what a residual path
         skips.
         """
-        first, second = node.input
-        if first == second:
-            return None
         candidates = [slot for slot, name in enumerate(node.input) if self.ends_in_layer(name)]
         if not candidates:
             return None

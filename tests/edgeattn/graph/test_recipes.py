@@ -168,6 +168,8 @@ def test_a_nodes_input_and_output_are_rounded_for_all_who_read_them():
     placement = place_qdq(model, "attention")
     assert placement.activations == ("x", "qkv", "out")
     assert placement.outputs == {1: "out"}
+    assert not place_qdq(model, "linear").outputs
+    assert not place_qdq(model, "attention", ["attention"]).outputs
     quantized, decisions = insert_qdq(model, unit_scales(model, 0.1, "attention"), "attention")
     made_by = {name: node for node in quantized.graph.node for name in node.output}
     assert made_by[made_by["out"].input[0]].op_type == "DequantizeLinear"
@@ -224,6 +226,11 @@ RESIDUALS = {
     "an activation function": ("m = MatMul(x, w) b = Relu(m) y = Add(u, b)", None),
     "a transpose": ("m = MatMul(x, w) b = Transpose<perm = [0, 1, 2]>(m) y = Add(u, b)", None),
     "a second reader": ("b = MatMul(x, w) y0 = Add(u, b) y = Mul(y0, b)", None),
+    "a sum in between": ("m = MatMul(x, w) r = Relu(x) c = Add(m, r) y = Add(u, c)", None),
+    "an output of the graph": ("h = MatMul(x, w) y = Add(u, h)", None),
+    "a weight of many constant layers": (
+        "k = MatMul(w, v) l = MatMul(k, w) a = MatMul(x, l) g = MatMul(x, v) r = Relu(g) "
+        "b = MatMul(r, w) y = Add(a, b)", ["a"]),
     "no layer": ("m = MatMul(x, w) b = Relu(m) c = Abs(u) y = Add(c, b)", None),
     "twice the same": ("m = MatMul(x, w) y = Add(m, m)", None),
 }  # fmt: skip
@@ -234,6 +241,8 @@ def test_of_a_sum_the_branch_that_skips_the_layer_is_rounded(nodes, skip):
     weights = {"w": floats(8, 8), "v": floats(8, 8), "t": floats(8)}
     weights |= {"rows": np.array([-1, 8]), "back": np.array([1, 5, 8])}
     model = with_weights(SUM % nodes, weights)
+    if "h = MatMul(x, w) y" in nodes:
+        model.graph.output.append(onnx.ValueInfoProto(name="h"))
     placement = place_qdq(model, "full")
     sums = [each for name, each in reads(model, placement).items() if name.startswith("y")]
     assert sums == ([skip] if skip else [])
