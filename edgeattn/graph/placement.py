@@ -248,7 +248,8 @@ class _Placer:
         if is_attention(node):
             if not attention:
                 return (), "attention stays in float; the layers around it are quantized"
-            return (self._read(node, 0, "input of attention"),), ""
+            read = self._read(node, 0, "input of attention")
+            return (read,), "tables and padding of attention stay in float"
         if is_product_of_activations(node, self._constants):
             of_attention = index in self._attention.places
             if full or (attention and of_attention):

@@ -181,6 +181,17 @@ def test_a_nodes_input_and_output_are_rounded_for_all_who_read_them():
     ]
 
 
+def test_a_bias_table_that_is_computed_stays_in_float():
+    spec = AttentionSpec(4, 2, (HeadGroup(2, 3),), has_bias=True)
+    model = with_node(
+        "g (float[1,5,7,8] x, float[50] t) => (float[A,B,C,D] y) "
+        "{ b = Tanh(t) qkv = MatMul(x, w) out = Neg(qkv) y = MatMul(out, p) }"
+    )
+    model.graph.node[2].CopyFrom(make_attention_node(spec, ["qkv", "b"], "out", "attention"))
+    reason = "tables and padding of attention stay in float"
+    assert reason_of(place_qdq(model, "attention"), "b") == reason
+
+
 def test_readers_behind_a_reshape_share_the_rounded_output():
     nodes = "r = Reshape(out, s) y = MatMul(r, p) z = Relu(r)"
     outputs = "float[A,B] y, float[A,B] z"
