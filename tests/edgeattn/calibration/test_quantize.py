@@ -220,8 +220,8 @@ def test_nodes_stay_in_float_by_name_and_are_said_to(graph, table):
 
 
 def test_a_node_that_is_not_there_cannot_be_kept_in_float(graph, table):
-    with pytest.raises(SpecError, match="there is no node named 'hiden'") as caught:
-        quantize(graph, table=table, keep_float=["hiden"])
+    with pytest.raises(SpecError, match="there is no node named 'hidde'") as caught:
+        quantize(graph, table=table, keep_float=["hidde"])
     assert "did you mean hidden" in caught.value.hint
 
 
