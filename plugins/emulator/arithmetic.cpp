@@ -52,6 +52,13 @@ uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
   return result;
 }
 
+uint32_t pack_int8(int32_t a, int32_t b, uint32_t upper) {
+  auto const saturated = [](int32_t x) {
+    return static_cast<uint32_t>(x < -128 ? -128 : x > 127 ? 127 : x) & 0xffu;
+  };
+  return upper << 16 | saturated(a) << 8 | saturated(b);
+}
+
 uint32_t half2_add(uint32_t a, uint32_t b) {
   return for_both_halves([&](int32_t shift) {
     return round_to_odd(half_at(a, shift) + half_at(b, shift));  // the sum is exact: 41 bits

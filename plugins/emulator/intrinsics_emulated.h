@@ -246,6 +246,10 @@ EDGEATTN_DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector)
   return emulator::byte_permute(a, b, selector);
 }
 
+EDGEATTN_DEVICE uint32_t pack_int8(int32_t a, int32_t b, uint32_t upper) {
+  return emulator::pack_int8(a, b, upper);
+}
+
 EDGEATTN_DEVICE uint32_t half2_add(uint32_t a, uint32_t b) { return emulator::half2_add(a, b); }
 EDGEATTN_DEVICE uint32_t half2_sub(uint32_t a, uint32_t b) {
   return emulator::half2_add(a, b ^ 0x80008000u);

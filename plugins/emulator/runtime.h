@@ -74,6 +74,7 @@ void copy_async_wait(int32_t pending_groups);
 float flush_subnormal(float x);
 int32_t float_to_int_rn(float x);
 uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector);
+uint32_t pack_int8(int32_t a, int32_t b, uint32_t upper);
 uint32_t half2_add(uint32_t a, uint32_t b);
 uint32_t half2_mul(uint32_t a, uint32_t b);
 uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c);

@@ -167,6 +167,13 @@ int32_t check_attributes(EdgeattnAttributes const* attributes, int32_t in_type, 
     if (int32_t const status = check_quant_scale("out_quant_scale", a.out_quant_scale, message)) {
       return status;
     }
+    if (a.qkv_quant_scale > kMaxQuantScaleRatio * a.out_quant_scale) {
+      return message.refuse(
+          "out_quant_scale is %g, with qkv_quant_scale %g; expected at most a factor of %g between "
+          "them; calibrate the model",
+          static_cast<double>(a.out_quant_scale), static_cast<double>(a.qkv_quant_scale),
+          static_cast<double>(kMaxQuantScaleRatio));
+    }
   }
   if (a.num_groups < 1 || a.num_groups > EDGEATTN_MAX_HEAD_GROUPS) {
     return message.refuse(

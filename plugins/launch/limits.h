@@ -30,6 +30,9 @@ constexpr int32_t kMaxWarpTiles = 2;
 constexpr float kMinSoftmaxScale = 1e-12f;
 constexpr float kMaxSoftmaxScale = 1e12f;
 
+/*! The output, at most 128 steps of qkv, is rounded as an integer of 22 bits. */
+constexpr float kMaxQuantScaleRatio = 16384.0f;
+
 /*! Shared memory that the system takes from each CTA. */
 constexpr int32_t kSystemSharedBytes = 1 << 10;
 

@@ -89,8 +89,10 @@ void choose_step(HeadGroup& group, Cut const& cut, DeviceSize const& device, int
       if (units % heads != 0 || units / heads > windows) continue;
       choice.item_heads = static_cast<int8_t>(heads);
       choice.step_windows = static_cast<int16_t>(units / heads);
+      bool const has_few_rows = heads > 1 && choice.step_windows * queries < kThreads / 2;
       double const value = step_value(choice, cut, device, tiles);
-      if (is_long ? value <= best : value < best || value == 0.0) continue;
+      bool const is_better = is_long || has_few_rows ? value > best : value >= best;
+      if (value == 0.0 || !is_better) continue;
       best = value;
       group.item_heads = choice.item_heads;
       group.step_windows = choice.step_windows;
@@ -351,7 +353,7 @@ int32_t order_variants(EdgeattnAttributes const& attributes, EdgeattnProblem con
   }
   // Tiles of 32 queries read K and V from shared memory half as often as those of 16. But windows
   // of 16 tokens would fill only half of such a tile, and with 64 channels its registers leave room
-  // for two CTAs on an SM, not five.
+  // for two CTAs on an SM, not four.
   bool const small_tiles =
       attributes.head_dim > 32 || largest_window(attributes, problem).queries <= 16;
   ids[0] = small_tiles ? kSmallTiles : kWideTiles;

@@ -39,17 +39,16 @@ EDGEATTN_DEVICE Vec16 half_from_int8(uint32_t low, uint32_t high) {
   return {{halves[0][0], halves[0][1], halves[1][0], halves[1][1]}};
 }
 
-/*! \brief Clamp to [-128, 127] and round to nearest, ties to even; the integer is in the low byte.
- *
- * Adding 1.5 * 2^23 leaves no bits for a fraction. */
-EDGEATTN_DEVICE uint32_t int8_bits(float value) {
-  float const clamped = fminf(fmaxf(value, -128.0f), 127.0f);
-  return float_as_uint(clamped + 12582912.0f);
+/*! \brief Round value * factor, of less than 2^22, to nearest, ties to even: adding 1.5 * 2^23
+ * leaves no bits for a fraction. */
+EDGEATTN_DEVICE int32_t rounded_product(float value, float factor) {
+  constexpr int32_t kZero = 0x4b400000;  // the bits of 1.5 * 2^23
+  return static_cast<int32_t>(float_as_uint(fmaf(value, factor, 12582912.0f))) - kZero;
 }
 
-/*! \brief The low bytes of four registers, `a` lowest. */
-EDGEATTN_DEVICE uint32_t pack_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  return byte_permute(byte_permute(a, b, 0x0040), byte_permute(c, d, 0x0040), 0x5410);
+/*! \brief Saturate four integers to INT8, `a` lowest. */
+EDGEATTN_DEVICE uint32_t pack_int8(int32_t a, int32_t b, int32_t c, int32_t d) {
+  return pack_int8(b, a, pack_int8(d, c, 0u));
 }
 
 /*! \brief Sum of the squares of two 16-bit numbers in a register. */

@@ -41,8 +41,8 @@ EDGEATTN_DEVICE Vec8 output_chunk_int8(RowState<kHeadDim> const& state, int32_t 
   for (int32_t t = 0; t < 2; ++t) {
     float const* const first = &state.out[4 * block + 2 * t][2 * row];
     float const* const second = &state.out[4 * block + 2 * t + 1][2 * row];
-    word[t] = pack_bytes(int8_bits(first[0] * factor), int8_bits(first[1] * factor),
-                         int8_bits(second[0] * factor), int8_bits(second[1] * factor));
+    word[t] = pack_int8(rounded_product(first[0], factor), rounded_product(first[1], factor),
+                        rounded_product(second[0], factor), rounded_product(second[1], factor));
   }
   transpose_quad(word);
   return {{word[0], word[1]}};

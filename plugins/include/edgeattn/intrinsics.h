@@ -22,7 +22,7 @@
  *
  *   exp2_approx(x) reciprocal_approx(x) sqrt_rn(x)
  *   float_to_int_rn(x) int_to_float(i)
- *   byte_permute(a, b, selector)
+ *   byte_permute(a, b, selector) pack_int8(a, b, upper)
  *   half2_add(a, b) half2_sub(a, b) half2_mul(a, b) half2_fma(a, b, c)
  *
  * The collectives (shuffles, votes, sync_warp, ldmatrix, mma) are to be reached by all 32 lanes of

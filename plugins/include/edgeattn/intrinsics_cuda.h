@@ -280,6 +280,14 @@ EDGEATTN_DEVICE uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector)
   return result;
 }
 
+/*! \brief Saturate to INT8: b in the lowest byte, a above it, the lower half of `upper` above both
+ *  (PTX ISA 9.7.9.22, `cvt.pack`). */
+EDGEATTN_DEVICE uint32_t pack_int8(int32_t a, int32_t b, uint32_t upper) {
+  uint32_t result;
+  asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(upper));
+  return result;
+}
+
 /*! \brief Two half_t sums in a register. */
 EDGEATTN_DEVICE uint32_t half2_add(uint32_t a, uint32_t b) {
   uint32_t result;

@@ -136,8 +136,8 @@ class KeyValueLoader {
       uint32_t word;
       if constexpr (kElementBytes == 1) {
         float const step = params_.pad_quant_scale;
-        word = pack_bytes(int8_bits(value[0] / step), int8_bits(value[1] / step),
-                          int8_bits(value[2] / step), int8_bits(value[3] / step));
+        word = pack_int8(float_to_int_rn(value[0] / step), float_to_int_rn(value[1] / step),
+                         float_to_int_rn(value[2] / step), float_to_int_rn(value[3] / step));
       } else {
         word = pack2<T>(value[0], value[1]);
       }

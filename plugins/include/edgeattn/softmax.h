@@ -76,7 +76,7 @@ EDGEATTN_DEVICE void raise_largest(RowState<kHeadDim>& state,
   if (!is_first) {
     EDGEATTN_UNROLL
     for (int32_t row = 0; row < 2; ++row) {
-      float const factor = exp2_approx(state.largest[row] * score_scale - offset[row]);
+      float const factor = exp2_approx(fmaf(state.largest[row], score_scale, -offset[row]));
       EDGEATTN_UNROLL
       for (int32_t i = 2 * row; i < 2 * row + 2; ++i) {
         state.sum[i] *= factor;
@@ -96,8 +96,8 @@ EDGEATTN_DEVICE void weights_operand(float const (&scores)[2][4], float score_sc
   EDGEATTN_UNROLL
   for (int32_t i = 0; i < 4; ++i) {  // g: keys 0-7; g + 8: keys 0-7; g: keys 8-15; g + 8: keys 8-15
     float const* const pair = &scores[i / 2][2 * (i % 2)];
-    a[i] = pack2<T>(exp2_approx(pair[0] * score_scale - offset[i % 2]),
-                    exp2_approx(pair[1] * score_scale - offset[i % 2]));
+    a[i] = pack2<T>(exp2_approx(fmaf(pair[0], score_scale, -offset[i % 2])),
+                    exp2_approx(fmaf(pair[1], score_scale, -offset[i % 2])));
   }
 }
 

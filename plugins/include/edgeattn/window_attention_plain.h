@@ -100,13 +100,12 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, 2)
     EDGEATTN_UNROLL
     for (int32_t i = 0; i < kLaneChannels; ++i) out[q][i] = 0.0f;
   }
-  sync_warp();  // queries of all lanes are there
   EDGEATTN_UNROLL
   for (int32_t q = 0; q < kPlainWarpQueries; ++q) {
     scale[q] = params.score_scale;
     if (params.cosine) {
       float square = 0.0f;
-      for (int32_t d = lane; d < params.head_dim; d += kWarpLanes) {
+      for (int32_t d = lane; d < params.head_dim; d += kWarpLanes) {  // what this lane wrote
         float const x = load(queries + (q * params.head_dim + d));
         square += x * x;
       }
