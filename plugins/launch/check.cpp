@@ -82,8 +82,7 @@ int32_t check_group(EdgeattnAttributes const& attributes, int32_t g, Message con
     if (attributes.has_bias && window[axis] == 0) {
       return message.refuse(
           "window of head group %d is (%d, %d), with a bias table; expected a fixed window; give "
-          "the "
-          "window in tokens, or leave the bias out",
+          "the window in tokens, or leave the bias out",
           g, window[0], window[1]);
     }
     if (shift[axis] < 0 || (shift[axis] > 0 && shift[axis] >= window[axis])) {

@@ -4,127 +4,14 @@
 
 #include <algorithm>
 
+#include "cut.h"
 #include "edgeattn/axis_plan.h"
-#include "edgeattn/shared_layout.h"
 #include "edgeattn/token_rows.h"
 #include "limits.h"
+#include "step_plan.h"
 
 namespace edgeattn {
 namespace {
-
-/*! \brief What a variant asks of the plan of its groups. */
-struct Cut {
-  Variant variant;
-  bool cosine;
-  int32_t head_dim;
-  int32_t row_bytes;      // of K or V in shared memory
-  int32_t tile_queries;   // of a warp
-  int32_t chunk_keys;     // with scores in registers
-  int32_t block_queries;  // of a CTA; 0: all queries of its windows
-
-  bool is_resident() const { return block_queries == 0; }
-
-  int32_t shared_bytes(HeadGroup const& group) const {
-    if (variant.id == kPlain) return plain_layout(head_dim).floats * 4;
-    if (variant.id == kStreamed) {
-      return streamed_layout(group, row_bytes, block_queries, chunk_keys, cosine).bytes;
-    }
-    return resident_layout(group, row_bytes, tile_queries, cosine).bytes;
-  }
-};
-
-Cut cut_of(EdgeattnAttributes const& attributes, Variant const& variant) {
-  Cut cut{};
-  cut.variant = variant;
-  cut.cosine = attributes.qk_mode != 0;
-  cut.head_dim = attributes.head_dim;
-  cut.row_bytes = 2 * padded_head_dim(attributes.head_dim);
-  cut.tile_queries = 16 * variant.row_tiles;
-  cut.chunk_keys = 16 * variant.key_tiles;
-  if (variant.id == kPlain) cut.block_queries = kPlainBlockQueries;
-  if (variant.id == kStreamed) cut.block_queries = kWarps * cut.tile_queries;
-  return cut;
-}
-
-// Items
-
-/*! \brief CTAs with so much shared memory that share an SM, of those that the registers allow. */
-int32_t ctas_of_multiprocessor(Cut const& cut, DeviceSize const& device, int32_t shared_bytes) {
-  return std::min(cut.variant.min_ctas, device.shared_bytes / (shared_bytes + kSystemSharedBytes));
-}
-
-/*! \brief Steps that all windows of a group make. */
-int64_t count_steps(HeadGroup const& group, int64_t windows) {
-  int64_t const head_blocks = ceil_div(group.num_heads, group.item_heads);
-  return head_blocks * ((windows + group.step_windows - 1) / group.step_windows);
-}
-
-/*! \brief How well a choice of heads and windows for a step uses an SM: the share of its warps that
- *  are there and have work; 0 if the choice does not fit. */
-double step_value(HeadGroup group, Cut const& cut, DeviceSize const& device, int32_t tiles) {
-  if (!cut.variant.chunked) group.item_steps = kRowStages;
-  int32_t const shared_bytes = cut.shared_bytes(group);
-  if (shared_bytes > max_shared_bytes(device)) return 0.0;
-  int32_t const step_tiles = tiles * group.item_heads * group.step_windows;
-  double const of_warps = step_tiles / static_cast<double>(ceil_div(step_tiles, kWarps) * kWarps);
-  int32_t const head_blocks = ceil_div(group.num_heads, group.item_heads);
-  double const of_heads = static_cast<double>(group.num_heads) / (head_blocks * group.item_heads);
-  int32_t const ctas = ctas_of_multiprocessor(cut, device, shared_bytes);
-  return of_warps * of_heads * ctas / cut.variant.min_ctas;
-}
-
-/*! \brief Choose how many heads and windows make a step of the resident kernel.
- *
- * Of equal choices, the longest step is best, up to kMaxWarpTiles, and then the one with more
- * heads: their rows lie side by side in memory, and the windows' rows are worked out once for all
- * of them. */
-void choose_step(HeadGroup& group, Cut const& cut, DeviceSize const& device, int64_t windows) {
-  int32_t const queries = round_up(group.rows.queries * group.cols.queries, cut.tile_queries);
-  int32_t const tiles = queries / cut.tile_queries;
-  HeadGroup choice = group;
-  double best = 0.0;
-  for (int32_t units = 1; units <= kMaxStepUnits; ++units) {
-    bool const is_long = units * tiles > kMaxWarpTiles * kWarps;
-    for (int32_t heads = 1; heads <= std::min<int32_t>(units, group.num_heads); ++heads) {
-      if (units % heads != 0 || units / heads > windows) continue;
-      choice.item_heads = static_cast<int8_t>(heads);
-      choice.step_windows = static_cast<int16_t>(units / heads);
-      bool const has_few_rows = heads > 1 && choice.step_windows * queries < kThreads / 2;
-      double const value = step_value(choice, cut, device, tiles);
-      bool const is_better = is_long || has_few_rows ? value > best : value >= best;
-      if (value == 0.0 || !is_better) continue;
-      best = value;
-      group.item_heads = choice.item_heads;
-      group.step_windows = choice.step_windows;
-    }
-  }
-  // Rather all SMs at work than all warps.
-  while (group.step_windows > 1 && count_steps(group, windows) < 2 * device.multiprocessors) {
-    group.step_windows /= 2;
-  }
-}
-
-/*! \brief Make the items of the resident kernels for one chunk so long that all run at a time: then
- *  each CTA always has a step on its way. */
-void choose_item_steps(Cut const& cut, DeviceSize const& device, int64_t const* windows,
-                       AttentionParams& params) {
-  int64_t steps = 0;
-  int32_t shared_bytes = 0;
-  for (int32_t g = 0; g < params.num_groups; ++g) {
-    HeadGroup group = params.groups[g];
-    steps += count_steps(group, windows[g]);
-    group.item_steps = kRowStages;
-    shared_bytes = std::max(shared_bytes, cut.shared_bytes(group));
-  }
-  if (shared_bytes > max_shared_bytes(device)) return;
-  int32_t const ctas = std::max(ctas_of_multiprocessor(cut, device, shared_bytes), 1);
-  int64_t const at_a_time = int64_t{ctas} * device.multiprocessors;
-  int64_t const item_steps = (steps + at_a_time - 1) / at_a_time;
-  for (int32_t g = 0; g < params.num_groups; ++g) {
-    params.groups[g].item_steps =
-        static_cast<int16_t>(std::clamp<int64_t>(item_steps, 1, INT16_MAX));
-  }
-}
 
 // Groups
 
@@ -225,15 +112,13 @@ int32_t plan_group(EdgeattnAttributes const& attributes, EdgeattnProblem const& 
     if (!cut.variant.chunked && keys > cut.chunk_keys) {
       return message.refuse(
           "queries of head group %d see %d x %d keys; expected at most %d in variant %d; use "
-          "variant "
-          "%d",
+          "variant %d",
           g, group.rows.keys, group.cols.keys, cut.chunk_keys, cut.variant.id, kStreamed);
     }
     if (group.bias == kGlobalBias || cut.shared_bytes(group) > max_bytes) {
       return message.refuse(
           "a window of head group %d, of %d x %d keys of %d channels, does not fit into %d bytes "
-          "of "
-          "shared memory; expected another variant; use variant %d",
+          "of shared memory; expected another variant; use variant %d",
           g, group.rows.keys, group.cols.keys, attributes.head_dim, max_bytes, kStreamed);
     }
     choose_step(group, cut, device, windows);

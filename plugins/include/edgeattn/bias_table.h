@@ -38,10 +38,9 @@ EDGEATTN_DEVICE void load_bias_tables(AttentionParams const& params, HeadGroup c
         bool const exists = row_exists && global_col >= 0 && global_col < global_pitch;
         float value = 0.0f;
         if (exists) value = load(from + (global_row * global_pitch + global_col));
-        int32_t const entry = h * floats + row * layout.pitch + col;
-        store(to + entry, value * params.bias_scale);
-        if (layout.second_copy != 0)
-          store(to + entry + layout.second_copy, value * params.bias_scale);
+        Shared<float> const entry = to + (h * floats + row * layout.pitch + col);
+        store(entry, value * params.bias_scale);
+        if (layout.second_copy != 0) store(entry + layout.second_copy, value * params.bias_scale);
       }
     }
   }

@@ -161,15 +161,16 @@ EDGEATTN_DEVICE void store(Shared<T> to, T value) {
 }
 
 /*! \brief Start copying `bytes_read` bytes (0 to kBytes) and zeros up to kBytes
- *  (PTX ISA, `cp.async`). 16 bytes go past L1. */
+ *  (PTX ISA, `cp.async`). 16 bytes go past L1; the line's other
+ *  sectors come to L2, where neighbouring heads will look for them. */
 template <int kBytes>
 EDGEATTN_DEVICE void copy_async(Shared<unsigned char> to, Global<unsigned char const> from,
                                 int32_t bytes_read) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async copies 4, 8 or 16 bytes");
   size_t const source = __cvta_generic_to_global(from.pointer());
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to.address()), "l"(source),
-                 "r"(bytes_read)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to.address()),
+                 "l"(source), "r"(bytes_read)
                  : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to.address()), "l"(source),

@@ -53,8 +53,9 @@ class KeyValueLoader {
       Global<T const> from =
           first_key_ +
           (static_cast<int64_t>(token < 0 ? 0 : token) * params_.token_stride + channel);
-      EDGEATTN_NO_UNROLL  // a few heads do not make up for the code and registers
-          for (int32_t h = 0; h < tiles.num_heads; ++h, to = to + 2 * tile_bytes) {
+      // A few heads do not make up for the code and registers that unrolling takes.
+      EDGEATTN_NO_UNROLL
+      for (int32_t h = 0; h < tiles.num_heads; ++h, to = to + 2 * tile_bytes) {
         copy_16(to, from.template as<unsigned char const>(), bytes);
         copy_16(to + tile_bytes, (from + params_.tensor_stride).template as<unsigned char const>(),
                 bytes);
@@ -69,12 +70,15 @@ class KeyValueLoader {
     if constexpr (sizeof(T) == 1) {
       for_each_copy(tiles, [&](int32_t row, int32_t copy, int32_t offset) {
         int32_t const second = Tile::offset(row, 2 * copy + 1);
+        Shared<unsigned char> tile = tiles.begin;
         EDGEATTN_NO_UNROLL
         for (int32_t t = 0; t < 2 * tiles.num_heads; ++t) {
-          Shared<unsigned char> const base = tile(tiles, 0, t);
-          Vec16 const bytes = load((base + offset).as<Vec16>());
-          store((base + offset).as<Vec16>(), half_from_int8(bytes.word[0], bytes.word[1]));
-          store((base + second).as<Vec16>(), half_from_int8(bytes.word[2], bytes.word[3]));
+          Vec16 const bytes = load((tile + offset).template as<Vec16>());
+          Vec16 const low = half_from_int8(bytes.word[0], bytes.word[1]);
+          Vec16 const high = half_from_int8(bytes.word[2], bytes.word[3]);
+          store((tile + offset).template as<Vec16>(), low);
+          store((tile + second).template as<Vec16>(), high);
+          tile = tile + tiles.rows * Tile::kRowBytes;
         }
       });
     }
@@ -86,9 +90,8 @@ class KeyValueLoader {
   static constexpr int32_t kCopies = kHeadDim / kCopyChannels;  // of a row
   static constexpr int32_t kElementBytes = sizeof(T);
 
-  /*! Copies of a row that neighbouring lanes make. Those of INT8 are but 32 bytes, a sector of L2:
-   *  with a whole row, eight lanes would find their chunks, every second one, in half of the banks.
-   */
+  /*! Copies of a row that neighbouring lanes make. Those of INT8 fill every second chunk: eight
+   *  lanes with a whole row would meet in half of the banks. Two copies are a sector of L2. */
   static constexpr int32_t kRun = kElementBytes == 1 ? 2 : kCopies;
 
   /*! \brief The copies of this thread: (row, number of the copy in it, where it goes in a tile). */
@@ -101,11 +104,6 @@ class KeyValueLoader {
       int32_t const copy = static_cast<int32_t>(runs % (kCopies / kRun) * kRun) + i % kRun;
       body(row, copy, Tile::offset(row, copy * (kCopyChannels / kChunkChannels)));
     }
-  }
-
-  static EDGEATTN_DEVICE Shared<unsigned char> tile(KeyValueTiles const& tiles, int32_t head,
-                                                    int32_t tensor) {
-    return tiles.begin + (2 * head + tensor) * tiles.rows * Tile::kRowBytes;
   }
 
   /*! \brief Copy 16 bytes, of which the row has `bytes` left; zeros past these. */

@@ -55,6 +55,10 @@ int32_t launch_kernel(void (*kernel)(Params), LaunchShape shape, Params const& p
         function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
     if (status != cudaSuccess) return status;
   }
+  // As many CTAs as fit, not as few as need be: more of L1 for shared memory.
+  cudaError_t const hinted = cudaFuncSetAttribute(
+      function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  if (hinted != cudaSuccess) return hinted;
   void* arguments[] = {const_cast<Params*>(&params)};
   return cudaLaunchKernel(function, dim3(static_cast<uint32_t>(shape.ctas)),
                           dim3(static_cast<uint32_t>(shape.threads_per_cta)), arguments,
