@@ -33,6 +33,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
     window_attention_resident_kernel(EDGEATTN_GRID_CONSTANT AttentionParams const params) {
   using Tile = RowTile<kHeadDim>;
   constexpr int32_t kTileQueries = 16 * kRowTiles;
+  constexpr bool kStartsEarly = kOneChunk && kHeadDim == 32;  // else the registers are short
   int32_t const warp = shuffle(warp_index(), 0);  // lets the compiler know that it is uniform
   WorkItem const item = find_work_item(params, 0);
   HeadGroup const& group = item.group;
@@ -138,7 +139,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
         compute_scores<T, false>(params.cosine, outside_value(params, group), bias, query, queries,
                                  chunk, scores);
         // The registers of these queries are free: the next ones arrive while the softmax is on.
-        if (kOneChunk) start_job(step, job + kWarps);
+        if (kStartsEarly) start_job(step, job + kWarps);
         accumulate<Math<T>>(scores, chunk, params.score_scale, kOneChunk || first == 0, state);
       }
       QueryJob const of_queries = load((jobs + job).as<QueryJob>());
@@ -148,7 +149,7 @@ EDGEATTN_KERNEL void EDGEATTN_LAUNCH_BOUNDS(kThreads, kMinCtas)
                         (rows_of(step) + of_queries.rows).template as<QueryRow>() + 16 * r,
                         group.out_head + of_queries.head);
       }
-      if (!kOneChunk) start_job(step, job + kWarps);
+      if (!kStartsEarly) start_job(step, job + kWarps);
     }
   };
 
