@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeattn.artifacts import Manifest, read_json, write_json
 from edgeattn.errors import ArtifactError, TableError
@@ -26,6 +27,9 @@ from edgeattn.graph.int8 import INT8_MAX, is_quant_scale, quant_scale_from_amax
 IMPORTED = "imported"
 
 _HINT = "calibrate the graph again"
+
+# Of what was observed, the entries that not every method knows.
+_OPTIONAL = {"count", "clipped_percent", "percentiles", "channel_amax"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,15 @@ class ValueSummary:
         clipped_percent: Percent of the values that the chosen range clips; `None` if not counted.
         percentiles: Magnitude that so many percent of the values do not exceed, to one bin of the
             histogram, by the percent as text: `{"50": 0.3, "99.9": 4.1}`.
+        channel_amax: Largest magnitude of each channel, of tensors whose channels can be balanced
+            with the weights that read them.
     """
 
     amax: float
     count: int | None = None
     clipped_percent: float | None = None
     percentiles: Mapping[str, float] = field(default_factory=dict)
+    channel_amax: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class TensorRange:
             del values["observed"]
         else:
             known = values["observed"].items()
-            values["observed"] = {key: value for key, value in known if value not in (None, {})}
+            values["observed"] = {key: value for key, value in known if value not in (None, {}, ())}
         return values
 
 
@@ -110,6 +117,15 @@ class CalibTable:
     def quant_scales(self) -> dict[str, float]:
         """Real value of one integer step of each tensor."""
         return {name: entry.quant_scale for name, entry in self.tensors.items()}
+
+    @property
+    def channel_amax(self) -> dict[str, NDArray[np.float32]]:
+        """Largest magnitude of each channel, of the tensors of which it was observed."""
+        return {
+            name: np.array(entry.observed.channel_amax, np.float32)
+            for name, entry in self.tensors.items()
+            if entry.observed and entry.observed.channel_amax
+        }
 
     def save(self, path: Path | str) -> Path:
         """Write the table atomically.
@@ -192,7 +208,7 @@ def _read_range(entry: Any, what: str) -> TensorRange:
 
 def _read_summary(values: Any, entry: str) -> ValueSummary:
     what = f"what was observed for {entry}"
-    _check_keys(values, {"amax"}, what, {"count", "clipped_percent", "percentiles"})
+    _check_keys(values, {"amax"}, what, _OPTIONAL)
     amax = _read_magnitude(values, "amax", what)
     count = clipped = None
     if "count" in values:
@@ -203,7 +219,8 @@ def _read_summary(values: Any, entry: str) -> ValueSummary:
         clipped = _read_number(
             values, "clipped_percent", what, lambda value: 0 <= value <= 100, "0 to 100"
         )
-    return ValueSummary(amax, count, clipped, _read_percentiles(values, amax, what))
+    percentiles = _read_percentiles(values, amax, what)
+    return ValueSummary(amax, count, clipped, percentiles, _read_channels(values, amax, what))
 
 
 def _read_percentiles(values: Mapping[str, Any], amax: float, what: str) -> dict[str, float]:
@@ -222,6 +239,21 @@ def _read_percentiles(values: Mapping[str, Any], amax: float, what: str) -> dict
     return read
 
 
+def _read_channels(values: Mapping[str, Any], amax: float, what: str) -> tuple[float, ...]:
+    entries = values.get("channel_amax", [])
+    if not isinstance(entries, list):
+        raise TableError(f"channel_amax in {what} is {json.dumps(entries)}; expected a list", _HINT)
+    by_channel = dict(enumerate(entries))
+    where = f"channel_amax in {what}"
+    read = tuple(_read_magnitude(by_channel, channel, where) for channel in by_channel)
+    if read and max(read) != amax:
+        raise TableError(
+            f"the largest of channel_amax in {what} is {max(read)}; expected its amax, {amax}",
+            _HINT,
+        )
+    return read
+
+
 def _is_percent(text: str) -> bool:
     return bool(re.fullmatch(r"\d{1,3}(\.\d+)?", text)) and 0 < float(text) <= 100
 
@@ -232,15 +264,15 @@ def _read_method(value: Any, what: str) -> str:
     return value
 
 
-def _read_magnitude(values: Mapping[str, Any], key: str, what: str) -> float:
+def _read_magnitude(values: Mapping[Any, Any], key: str | int, what: str) -> float:
     return _read_number(
         values, key, what, lambda value: value == 0 or is_quant_scale(value), "a finite magnitude"
     )
 
 
 def _read_number(
-    values: Mapping[str, Any],
-    key: str,
+    values: Mapping[Any, Any],
+    key: str | int,
     what: str,
     fits: Callable[[float], bool],
     expected: str,

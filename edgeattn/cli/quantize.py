@@ -37,6 +37,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="Leave this node in float; --explain shows the names. May be given more than once.",
 )
+@click.option(
+    "--balance",
+    type=click.FloatRange(0, 1),
+    metavar="ALPHA",
+    help="First move range from the channels of activations to the weights that read them; 0.5 "
+    "shares it evenly. Changes no result of the float graph.",
+)
 @click.option("--explain", is_flag=True, help="List each tensor: INT8 or float, and why.")
 @output_option("The graph to write. Default: beside the graph, NAME.int8.onnx")
 @json_option
@@ -46,6 +53,7 @@ def command(
     precision: str,
     recipe: Recipe,
     keep_float: tuple[str, ...],
+    balance: float | None,
     explain: bool,
     output: Path | None,
     as_json: bool,
@@ -66,6 +74,7 @@ def command(
             precision=precision,
             recipe=recipe,
             keep_float=keep_float,
+            balance=balance,
             progress=progress,
         )
     manifest = read_manifest(path, verify=False)

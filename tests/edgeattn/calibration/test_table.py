@@ -16,7 +16,7 @@ from edgeattn.errors import TableError
 from edgeattn.graph.files import graph_sha256
 from tests.graphs import WEIGHT, classifier, save
 
-SEEN = ValueSummary(4.0, 1000, 0.25, {"50": 0.5, "99": 2.0, "99.9": 3.5})
+SEEN = ValueSummary(4.0, 1000, 0.25, {"50": 0.5, "99": 2.0, "99.9": 3.5}, (0.5, 4.0, 0.0))
 RANGES = {
     "x": TensorRange.from_amax(2.5, "percentile", SEEN),
     "h/1: odd name": TensorRange.from_amax(0.0, "minmax"),
@@ -196,6 +196,10 @@ def test_a_method_without_a_name_is_refused(values, tmp_path, where, method):
         ({"amax": -1.0}, "expected a finite magnitude", True),
         ({"clipped_percent": -0.1}, "expected 0 to 100", True),
         ({"clipped_percent": 100.5}, "expected 0 to 100", True),
+        ({"channel_amax": 4.0}, "channel_amax in .* is 4.0; expected a list", True),
+        ({"channel_amax": [4.0, "1"]}, "1 in channel_amax .* expected a number", True),
+        ({"channel_amax": [4.0, -1.0]}, "expected a finite magnitude", True),
+        ({"channel_amax": [1.0, 3.5]}, "is 3.5; expected its amax, 4.0", False),
         ({"percentiles": [0.5]}, "expected magnitudes by percent", True),
         ({"percentiles": {"p99": 0.5}}, "expected magnitudes by percent", True),
         ({"percentiles": {"0": 0.5}}, "expected magnitudes by percent", False),
@@ -204,7 +208,11 @@ def test_a_method_without_a_name_is_refused(values, tmp_path, where, method):
         ({"percentiles": {"99": 2.0, "99.9": 1.0}}, "do not rise", False),
         ({"percentiles": {"99.9": 1.0, "9.9": 2.0}}, "do not rise", False),
         ({"percentiles": {"99": 4.5}}, "do not rise to at most its amax", False),
-        ({"amax": 2.5, "percentiles": {}}, "clips 0.25 % of the values, but none is above", False),
+        (
+            {"amax": 2.5, "percentiles": {}, "channel_amax": []},
+            "clips 0.25 % of the values, but none is above",
+            False,
+        ),
     ],
 )
 def test_a_summary_that_cannot_be_is_refused(values, tmp_path, change, reason, in_schema):
