@@ -42,7 +42,7 @@ constexpr Variant fused_variant(VariantId id, int32_t head_dim, bool one_chunk) 
   switch (id) {
     case kSmallTiles:
       if (deep) return {id, 1, 4, true, head_dim == 96 ? 3 : 2};
-      return {one_chunk ? id : kNoVariant, 1, 4, false, head_dim == 32 ? 6 : 4};
+      return {one_chunk ? id : kNoVariant, 1, 4, false, 4};
     case kWideTiles:
       return {deep ? kNoVariant : id, 2, 4, !one_chunk, head_dim == 32 ? 3 : 2};
     case kOnePass:
