@@ -55,7 +55,15 @@ def append_row(
 
 
 def _commit() -> str:
+    """Name the commit measured; rows written before this one do not make it dirty."""
     if not shutil.which("git"):
         return ""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = _git("rev-parse", "--short", "HEAD")
+    paths = (":/", ":(top,exclude)benchmarks/results")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
