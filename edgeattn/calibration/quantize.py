@@ -1,4 +1,4 @@
-"""Quantize a graph with its calibration table: a file to a file."""
+"""Write the precision into a graph, INT8 with its calibration table: a file to a file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from typing import Any
 import onnx
 
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
+from edgeattn.calibration.half import apply_half
+from edgeattn.calibration.sources import DataSource
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
 from edgeattn.graph.explicit_int8 import explicit_int8_faults
-from edgeattn.graph.files import embedded_manifest, load_graph, save_graph
+from edgeattn.graph.files import embedded_manifest, graph_sha256, load_graph, save_graph
+from edgeattn.graph.half_placement import HalfType
 from edgeattn.graph.int8 import quant_scale_from_amax
 from edgeattn.graph.passes.balance_channels import balance_channels
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import RECIPES, Decision, Recipe
 
-PRECISIONS = ("int8",)
+PRECISIONS = ("int8", "fp16", "bf16", "int8+fp16", "int8+bf16")
+_HALF_TYPES: dict[str, HalfType] = {"fp16": "float16", "bf16": "bfloat16"}
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -29,27 +33,38 @@ def quantize(
     graph: Path | str,
     output: Path | str | None = None,
     *,
-    table: Path | str,
+    table: Path | str | None = None,
     precision: str = "int8",
     recipe: Recipe = "linear",
     keep_float: Collection[str] = (),
     balance: float | None = None,
+    data: DataSource | None = None,
+    half_io: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write INT8 into a graph: Q/DQ pairs at the tensors that a recipe names, INT8 weights.
+    """Write the precision into a graph.
+
+    INT8 are Q/DQ pairs at the tensors that a recipe names, and INT8 weights. FP16 and BF16 are
+    weights and Casts of that type; normalization, softmax and what else would lose its digits
+    stays in float32 (`edgeattn.graph.half_placement`).
 
     Args:
-        graph: The float graph that was calibrated.
+        graph: The float graph, for INT8 the one that was calibrated.
         output: The graph to write; by default `NAME.int8.onnx` beside `NAME.onnx`.
-        table: Its calibration table.
-        precision: `int8`.
+        table: Its calibration table, which INT8 needs. Without `data` its ranges also serve the
+            overflow check of FP16.
+        precision: `int8`, `fp16`, `bf16`, or `int8+fp16` and `int8+bf16`: what does not become
+            INT8 becomes half as wide.
         recipe: What to quantize. `linear`: Conv, Gemm and MatMul with constant weights;
             `attention`: input and output of attention as well, and its products where it is
             written out; `full`: also pooling, other products, the skip branch of residual sums.
-        keep_float: Names of nodes to leave in float.
+        keep_float: Names of nodes to leave in float: out of INT8, or in float32 where the
+            precision has no INT8.
         balance: Move range from the channels of activations to the weights that read them before
             anything is rounded: 0.5 shares it evenly, 1 moves all of it; by default nothing is
             moved. The float graph computes the same bits.
+        data: Real inputs: FP16 then keeps in float32 what passes its range on them, with a margin.
+        half_io: Give the graph's inputs and outputs the half type too; they stay float32 else.
         progress: Called with steps done, their number, and a word.
 
     Returns:
@@ -58,8 +73,10 @@ def quantize(
 
     Raises:
         ArtifactError: If a file is missing or the output's folder is not writable.
-        GraphError: If the graph cannot be read or has nothing to quantize.
-        SpecError: If precision, recipe or a node to keep in float is unknown.
+        DataError: If the data cannot be read or does not fit the graph.
+        GraphError: If the graph cannot be read, has nothing to quantize, or is of a half type.
+        SpecError: If precision, recipe or a node to keep in float is unknown, or an option does not
+            go with the precision.
         TableError: If the table is malformed, of another graph, or has no channels to balance.
     """
     for what, value, known in (
@@ -71,7 +88,9 @@ def quantize(
                 f"the {what} is {value!r}; this version supports {', '.join(known)}",
                 f"use {what} {known[0]}",
             )
-    graph, table = Path(graph), Path(table)
+    is_int8, half = precision.startswith("int8"), _HALF_TYPES.get(precision.removeprefix("int8+"))
+    _check_options(precision, table=table, balance=balance, half_io=half_io)
+    graph = Path(graph)
     output = graph.with_suffix(f".{precision}.onnx") if output is None else Path(output)
     check_writable(output)
     if output.exists() and graph.exists() and output.samefile(graph):
@@ -84,31 +103,64 @@ def quantize(
             progress(done, 3, what)
 
     step(0, "reading")
-    calib_table = CalibTable.load(table)
-    calib_table.check_parent(graph)
+    calib_table, parents = None, {}
+    if table is not None:
+        calib_table = CalibTable.load(table)
+        calib_table.check_parent(graph)
+        parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
     model = load_graph(graph)
     step(1, "quantizing")
-    scales, moved = calib_table.quant_scales, list[Decision]()
-    if balance is not None:
-        model, scales, moved = _balanced(model, calib_table, balance, recipe, keep_float)
-    quantized, decisions = insert_qdq(model, scales, recipe, keep_float)
+    report: dict[str, Any] = {}
+    if is_int8 and calib_table is not None:
+        scales, moved = calib_table.quant_scales, list[Decision]()
+        if balance is not None:
+            model, scales, moved = _balanced(model, calib_table, balance, recipe, keep_float)
+        model, decisions = insert_qdq(model, scales, recipe, keep_float)
+        report |= _report(moved + decisions)
+    if half is not None:
+        kept = () if is_int8 else keep_float
+        model, found = apply_half(
+            model, half, data=data, table=calib_table, keep_float=kept, half_io=half_io
+        )
+        report |= found
+    if is_int8:
+        report["tensorrt_faults"] = explicit_int8_faults(model)
     source = embedded_manifest(model, str(graph))
     inherited = source.options if source else {}  # the inputs' preprocessing among them
     manifest = Manifest(
         kind="graph",
-        parents={
-            "graph": Parent(graph.name, calib_table.manifest.parents["graph"].sha256),
-            "table": Parent(table.name, sha256_of_file(table)),
-        },
+        parents={"graph": Parent(graph.name, graph_sha256(graph))} | parents,
         options=inherited
-        | {"precision": precision, "recipe": recipe, "keep_float": sorted(keep_float)}
-        | {"balance": balance},
-        report=_report(moved + decisions) | {"tensorrt_faults": explicit_int8_faults(quantized)},
+        | {"precision": precision, "keep_float": sorted(keep_float)}
+        | ({"recipe": recipe, "balance": balance} if is_int8 else {}),
+        report=report,
     )
     step(2, "writing")
-    save_graph(quantized, output, manifest)
+    save_graph(model, output, manifest)
     step(3, "writing")
     return output
+
+
+def _check_options(precision: str, *, table: Any, balance: float | None, half_io: bool) -> None:
+    """Refuse options that the precision has no use for, and INT8 without a table.
+
+    Raises:
+        SpecError: It names the option.
+    """
+    if precision.startswith("int8"):
+        if table is None:
+            raise SpecError(
+                f"the precision {precision} needs a calibration table",
+                "make one with edgeattn calibrate, or use fp16 or bf16",
+            )
+    elif balance is not None:
+        raise SpecError(
+            f"balance is an option of INT8; the precision is {precision}", "leave it out"
+        )
+    if half_io and precision == "int8":
+        raise SpecError(
+            "half_io is an option of FP16 and BF16; the precision is int8", "use int8+fp16"
+        )
 
 
 def _balanced(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeattn.cli.artifact import print_written
-from edgeattn.cli.options import FILE, GraphVerb, json_option, output_option
+from edgeattn.cli.options import FILE, PRECISIONS, GraphVerb, json_option, output_option
 from edgeattn.cli.progress import working
 
 
@@ -22,7 +22,9 @@ from edgeattn.cli.progress import working
     help="What will run it: cpu is ONNX Runtime.",
 )
 @click.option("--table", type=FILE, help="Quantize with this table on the way.")
-@click.option("--precision", type=click.Choice(["int8"]), help="Precision, with --table.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Precision to write in on the way."
+)
 @click.option(
     "--threads",
     type=click.IntRange(min=1),

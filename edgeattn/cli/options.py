@@ -19,6 +19,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # That a file exists is checked where it is read, with an error that has a hint.
 FILE = click.Path(path_type=Path)
 
+# What `quantize` can write into a graph; the help must not import it to know.
+PRECISIONS = ("int8", "fp16", "bf16", "int8+fp16", "int8+bf16")
+
 
 def output_option(what: str, *spellings: str) -> Callable[[Function], Function]:
     """Give a verb its `-o FILE`.

@@ -1,4 +1,4 @@
-"""`edgeattn quantize`: a graph and its table to a graph with INT8 in it."""
+"""`edgeattn quantize`: a graph to one with its precision in it; INT8 takes a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from edgeattn.cli.artifact import print_written
 from edgeattn.cli.console import print_table
-from edgeattn.cli.options import FILE, GraphVerb, json_option, output_option
+from edgeattn.cli.options import FILE, PRECISIONS, GraphVerb, json_option, output_option
 from edgeattn.cli.progress import working
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     epilog="Example: edgeattn quantize net.onnx --table net.calib.json -o net.int8.onnx",
 )
 @click.argument("graph", type=FILE)
-@click.option("--table", type=FILE, required=True, help="What `calibrate` wrote for this graph.")
-@click.option("--precision", type=click.Choice(["int8"]), default="int8", show_default=True)
+@click.option("--table", type=FILE, help="What `calibrate` wrote for this graph; INT8 needs it.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="int8", show_default=True)
 @click.option(
     "--recipe",
     default="linear",
@@ -44,24 +44,33 @@ if TYPE_CHECKING:
     help="First move range from the channels of activations to the weights that read them; 0.5 "
     "shares it evenly. Changes no result of the float graph.",
 )
-@click.option("--explain", is_flag=True, help="List each tensor: INT8 or float, and why.")
-@output_option("The graph to write. Default: beside the graph, NAME.int8.onnx")
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Real inputs, as `calibrate` takes them: FP16 keeps in float32 what passes its range on "
+    "them. Without, no tensor is checked but those in the table.",
+)
+@click.option("--half-io", is_flag=True, help="FP16 or BF16 inputs and outputs too.")
+@click.option("--explain", is_flag=True, help="List each tensor or node: its type, and why.")
+@output_option("The graph to write. Default: beside the graph, NAME.PRECISION.onnx")
 @json_option
 def command(
     graph: Path,
-    table: Path,
+    table: Path | None,
     precision: str,
     recipe: Recipe,
     keep_float: tuple[str, ...],
     balance: float | None,
+    data: str | None,
+    half_io: bool,
     explain: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Write INT8 arithmetic into a graph.
+    """Write INT8, FP16 or BF16 arithmetic into a graph.
 
-    The precision is in the graph, as pairs of QuantizeLinear and DequantizeLinear: any engine
-    that reads the graph sees the same.
+    The precision is in the graph, as pairs of QuantizeLinear and DequantizeLinear, and as Casts
+    and weights of the half type: any engine that reads the graph sees the same.
     """
     import edgeattn
     from edgeattn.artifacts import read_manifest
@@ -75,15 +84,27 @@ def command(
             recipe=recipe,
             keep_float=keep_float,
             balance=balance,
+            data=data,
+            half_io=half_io,
             progress=progress,
         )
     manifest = read_manifest(path, verify=False)
     if explain and not as_json:
-        _print_decisions(manifest.report["decisions"])
+        _print_decisions(manifest.report.get("decisions", []))
+        _print_node_types(manifest.report.get("node_types", []))
     print_written(path, manifest, as_json)
 
 
+def _print_node_types(nodes: list[dict[str, Any]]) -> None:
+    columns = ("node", "op_type", "kept", "reason")
+    if nodes:
+        headings = ("node", "operator", "computes in", "reason")
+        print_table(headings, [tuple(node[column] for column in columns) for node in nodes])
+
+
 def _print_decisions(decisions: list[dict[str, Any]]) -> None:
+    if not decisions:
+        return
     rows = [
         (
             decision["node"],

@@ -72,8 +72,8 @@ def build(
         output: Engine file to write; the graph's name with `.engine` if not given. The manifest
             goes beside it.
         engine: `cpu`, or `auto` for the best engine there is.
-        table: Calibration table of the graph, to quantize it on the way; goes with `precision`.
-        precision: Precision to quantize to.
+        table: Calibration table of the graph, for a `precision` with INT8 in it.
+        precision: Precision to write into the graph on the way, as `quantize` takes it.
         dry_run: Do everything but write.
         threads: Threads the engine shall use on any machine; by default all physical cores of
             the machine it is loaded on.
@@ -91,11 +91,8 @@ def build(
         TableError: If the table belongs to another graph.
     """
     _check_engine(engine)
-    if (table is None) != (precision is None):
-        given, other = ("table", "precision") if precision is None else ("precision", "table")
-        raise BuildError(
-            f"a {given} was given but no {other}; quantizing takes both", f"give a {other} too"
-        )
+    if table is not None and precision is None:
+        raise BuildError("a table was given but no precision", "give a precision too")
     graph = Path(graph)
     output = graph.with_suffix(".engine") if output is None else Path(output)
     if not dry_run:
@@ -103,20 +100,21 @@ def build(
         check_writable(manifest_path(output))
     if output.exists() and graph.exists() and output.samefile(graph):
         raise ArtifactError(f"the output {output} is the graph to build", "choose another output")
-    step = _Steps(progress, 4 if table else 3)
+    step = _Steps(progress, 4 if precision else 3)
     parents = {"graph": Parent(graph.name, graph_sha256(graph))}
     # Beside the output, so that large weights are written once and moved into place.
     with tempfile.TemporaryDirectory(
         prefix=".edgeattn-", dir=None if dry_run else output.absolute().parent
     ) as folder:
         source = graph
-        if table is not None and precision is not None:
+        if precision is not None:
             from edgeattn.calibration.quantize import quantize
 
             step("quantize")
             source = Path(folder) / graph.name
             quantize(graph, source, table=table, precision=precision)
-            parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
+            if table is not None:
+                parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
         step("read the graph")
         model = load_graph(source)
         step("lower and try it")

@@ -14,7 +14,7 @@ from onnx.external_data_helper import convert_model_to_external_data, write_exte
 from edgeattn.artifacts import Manifest, Parent, tool_versions
 from edgeattn.engine.cpu import CpuEngine, thread_count
 from edgeattn.engine.cpu_int8 import choose_arithmetic, is_quantized
-from edgeattn.engine.cpu_lowering import lower_for_cpu
+from edgeattn.engine.cpu_lowering import half_arithmetic, lower_for_cpu
 from edgeattn.engine.cpu_samples import samples_apart
 from edgeattn.engine.host import cpu_features
 from edgeattn.graph.files import MAX_INLINE_BYTES, embedded_manifest, input_specs, weights_bytes
@@ -85,6 +85,7 @@ def lower(
         report={
             "attention_nodes_lowered": attention,
             "nodes": dict(sorted(counts.items())),
+            "half_arithmetic": half_arithmetic(model),
             "samples_apart": batch if freed else None,
             "cpu_features": list(cpu_features()),
         },

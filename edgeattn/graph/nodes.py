@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
+
 import onnx
 
+from edgeattn.errors import SpecError
 from edgeattn.graph.constants import Constants
 
 # Nodes whose output holds the values of their first input, so that both have the same scale.
@@ -23,6 +27,22 @@ def is_standard(node: onnx.NodeProto, *op_types: str) -> bool:
 def node_label(node: onnx.NodeProto) -> str:
     """Name a node; after its first output if it has no name of its own."""
     return str(node.name or node.output[0])
+
+
+def check_node_names(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:
+    """Check that a graph has all the nodes that are to stay in float.
+
+    Raises:
+        SpecError: If it has not; the hint has near misses.
+    """
+    names = {node_label(node) for node in graph.node}
+    for name in keep_float:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=2)
+            raise SpecError(
+                f"there is no node named {name!r} to keep in float",
+                f"did you mean {' or '.join(close)}?" if close else "see quantize --explain",
+            )
 
 
 def moving_nodes(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

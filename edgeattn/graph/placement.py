@@ -14,7 +14,6 @@ same before and after a graph is simplified, and for blocks with and without a s
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -34,6 +33,7 @@ from edgeattn.graph.linear_layers import (
 )
 from edgeattn.graph.nodes import (
     MOVING_OPS,
+    check_node_names,
     is_standard,
     is_standard_domain,
     node_label,
@@ -166,7 +166,7 @@ def place_qdq(
             f"the recipe is {recipe!r}; expected {' or '.join(RECIPES)}", "use recipe linear"
         )
     _check_graph(model)
-    _check_names(model.graph, keep_float)
+    check_node_names(model.graph, keep_float)
     return _Placer(model, recipe, keep_float).place()
 
 
@@ -333,14 +333,3 @@ def _check_graph(model: onnx.ModelProto) -> None:
             f"the graph has opset {opset}; INT8 weights need at least {MIN_OPSET}",
             "export it again with a newer opset",
         )
-
-
-def _check_names(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:
-    names = {node_label(node) for node in graph.node}
-    for name in keep_float:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=2)
-            raise SpecError(
-                f"there is no node named {name!r} to keep in float",
-                f"did you mean {' or '.join(close)}?" if close else "see quantize --explain",
-            )

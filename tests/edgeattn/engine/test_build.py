@@ -21,6 +21,7 @@ from edgeattn.errors import (
     EngineError,
     GraphError,
     MissingDependencyError,
+    SpecError,
 )
 from edgeattn.graph.files import graph_sha256
 from edgeattn.graph.op import make_attention_node
@@ -131,10 +132,14 @@ def test_an_unknown_engine_is_answered_with_near_misses(graph: Path) -> None:
     assert caught.value.hint == "did you mean tensorrt?"
 
 
-@pytest.mark.parametrize("options", [{"table": "t.calib.json"}, {"precision": "int8"}])
-def test_a_table_goes_with_a_precision(graph: Path, options: dict[str, str]) -> None:
-    with pytest.raises(BuildError, match="quantizing takes both"):
-        build(graph, **options)
+def test_a_table_goes_with_a_precision(graph: Path) -> None:
+    with pytest.raises(BuildError, match="a table was given but no precision"):
+        build(graph, table="t.calib.json")
+
+
+def test_int8_goes_with_a_table(graph: Path) -> None:
+    with pytest.raises(SpecError, match="the precision int8 needs a calibration table"):
+        build(graph, precision="int8")
 
 
 def refuse(graph: Path, error: type[Exception], said: str, **options: object) -> None:
