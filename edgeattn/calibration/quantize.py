@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
+from edgeattn.calibration.data import open_batches
 from edgeattn.calibration.half import apply_half
+from edgeattn.calibration.int8 import CORRECTION_SAMPLES, apply_int8
 from edgeattn.calibration.sources import DataSource
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
 from edgeattn.graph.explicit_int8 import explicit_int8_faults
-from edgeattn.graph.files import embedded_manifest, graph_sha256, load_graph, save_graph
+from edgeattn.graph.files import (
+    embedded_manifest,
+    graph_sha256,
+    input_specs,
+    load_graph,
+    save_graph,
+)
 from edgeattn.graph.half_placement import HalfType
-from edgeattn.graph.int8 import quant_scale_from_amax
-from edgeattn.graph.passes.balance_channels import balance_channels
-from edgeattn.graph.passes.insert_qdq import insert_qdq
-from edgeattn.graph.placement import RECIPES, Decision, Recipe
+from edgeattn.graph.placement import RECIPES, Recipe
 
 PRECISIONS = ("int8", "fp16", "bf16", "int8+fp16", "int8+bf16")
 _HALF_TYPES: dict[str, HalfType] = {"fp16": "float16", "bf16": "bfloat16"}
@@ -38,6 +39,7 @@ def quantize(
     recipe: Recipe = "linear",
     keep_float: Collection[str] = (),
     balance: float | None = None,
+    correct_bias: bool = False,
     data: DataSource | None = None,
     half_io: bool = False,
     progress: Progress | None = None,
@@ -63,7 +65,10 @@ def quantize(
         balance: Move range from the channels of activations to the weights that read them before
             anything is rounded: 0.5 shares it evenly, 1 moves all of it; by default nothing is
             moved. The float graph computes the same bits.
-        data: Real inputs: FP16 then keeps in float32 what passes its range on them, with a margin.
+        correct_bias: Run some of the data, and take the mean error that INT8 makes in each channel
+            of each layer out of its bias.
+        data: Real inputs, as `calibrate` takes them: for `correct_bias`, and for FP16, which then
+            keeps in float32 what passes its range on them, with a margin.
         half_io: Give the graph's inputs and outputs the half type too; they stay float32 else.
         progress: Called with steps done, their number, and a word.
 
@@ -89,7 +94,14 @@ def quantize(
                 f"use {what} {known[0]}",
             )
     is_int8, half = precision.startswith("int8"), _HALF_TYPES.get(precision.removeprefix("int8+"))
-    _check_options(precision, table=table, balance=balance, half_io=half_io)
+    _check_options(
+        precision,
+        table=table,
+        balance=balance,
+        correct_bias=correct_bias,
+        data=data,
+        half_io=half_io,
+    )
     graph = Path(graph)
     output = graph.with_suffix(f".{precision}.onnx") if output is None else Path(output)
     check_writable(output)
@@ -112,11 +124,14 @@ def quantize(
     step(1, "quantizing")
     report: dict[str, Any] = {}
     if is_int8 and calib_table is not None:
-        scales, moved = calib_table.quant_scales, list[Decision]()
-        if balance is not None:
-            model, scales, moved = _balanced(model, calib_table, balance, recipe, keep_float)
-        model, decisions = insert_qdq(model, scales, recipe, keep_float)
-        report |= _report(moved + decisions)
+        correction = None
+        if correct_bias and data is not None:
+            samples = open_batches(data, input_specs(model), samples=CORRECTION_SAMPLES)
+            correction = list(samples)
+            parents["data"] = Parent(samples.label, samples.sha256)
+        model, report = apply_int8(
+            model, calib_table, recipe, keep_float, balance=balance, correction=correction
+        )
     if half is not None:
         kept = () if is_int8 else keep_float
         model, found = apply_half(
@@ -132,7 +147,7 @@ def quantize(
         parents={"graph": Parent(graph.name, graph_sha256(graph))} | parents,
         options=inherited
         | {"precision": precision, "keep_float": sorted(keep_float)}
-        | ({"recipe": recipe, "balance": balance} if is_int8 else {}),
+        | ({"recipe": recipe, "balance": balance, "correct_bias": correct_bias} if is_int8 else {}),
         report=report,
     )
     step(2, "writing")
@@ -141,7 +156,15 @@ def quantize(
     return output
 
 
-def _check_options(precision: str, *, table: Any, balance: float | None, half_io: bool) -> None:
+def _check_options(
+    precision: str,
+    *,
+    table: Any,
+    balance: float | None,
+    correct_bias: bool,
+    data: Any,
+    half_io: bool,
+) -> None:
     """Refuse options that the precision has no use for, and INT8 without a table.
 
     Raises:
@@ -153,47 +176,17 @@ def _check_options(precision: str, *, table: Any, balance: float | None, half_io
                 f"the precision {precision} needs a calibration table",
                 "make one with edgeattn calibrate, or use fp16 or bf16",
             )
-    elif balance is not None:
+        if correct_bias and data is None:
+            raise SpecError(
+                "biases are corrected by running data, and there is none",
+                "give some of what the graph was calibrated with",
+            )
+    elif balance is not None or correct_bias:
+        option = "correct_bias" if balance is None else "balance"
         raise SpecError(
-            f"balance is an option of INT8; the precision is {precision}", "leave it out"
+            f"{option} is an option of INT8; the precision is {precision}", "leave it out"
         )
     if half_io and precision == "int8":
         raise SpecError(
             "half_io is an option of FP16 and BF16; the precision is int8", "use int8+fp16"
         )
-
-
-def _balanced(
-    model: onnx.ModelProto,
-    table: CalibTable,
-    alpha: float,
-    recipe: Recipe,
-    keep_float: Collection[str],
-) -> tuple[onnx.ModelProto, dict[str, float], list[Decision]]:
-    """Balance channels; their tensors get the scales of their new largest magnitudes.
-
-    These follow exactly from what was observed. A threshold below the largest magnitude does not,
-    and is not missed: what it clips is mostly the channels that no longer stand out.
-    """
-    balanced = balance_channels(model, table.channel_amax, alpha, recipe, keep_float)
-    scales = {name: float(quant_scale_from_amax(a)) for name, a in balanced.amax.items()}
-    return balanced.model, table.quant_scales | scales, balanced.decisions
-
-
-def _report(decisions: Sequence[Decision]) -> dict[str, Any]:
-    quantized = {d.node for d in decisions if d.quantized}
-    weights = [d for d in decisions if d.sqnr_db is not None]
-    worst = min(weights, key=lambda d: d.sqnr_db or 0.0, default=None)
-    return {
-        "quantized_nodes": len(quantized),
-        "quantized_tensors": len({d.tensor for d in decisions if d.quantized}),
-        "float_nodes": len({d.node for d in decisions} - quantized),
-        "weight_sqnr_db": {
-            "median": statistics.median(d.sqnr_db or 0.0 for d in weights),
-            "worst": worst.sqnr_db,
-            "worst_tensor": worst.tensor,
-        }
-        if worst
-        else {},
-        "decisions": [asdict(decision) for decision in decisions],
-    }

@@ -45,10 +45,15 @@ if TYPE_CHECKING:
     "shares it evenly. Changes no result of the float graph.",
 )
 @click.option(
+    "--correct-bias",
+    is_flag=True,
+    help="Run some of --data and take the mean error of INT8 in each channel out of the biases.",
+)
+@click.option(
     "--data",
     metavar="PATH",
-    help="Real inputs, as `calibrate` takes them: FP16 keeps in float32 what passes its range on "
-    "them. Without, no tensor is checked but those in the table.",
+    help="Real inputs, as `calibrate` takes them: for --correct-bias; FP16 keeps in float32 what "
+    "passes its range on them. Without, no tensor is checked but those in the table.",
 )
 @click.option("--half-io", is_flag=True, help="FP16 or BF16 inputs and outputs too.")
 @click.option("--explain", is_flag=True, help="List each tensor or node: its type, and why.")
@@ -61,6 +66,7 @@ def command(
     recipe: Recipe,
     keep_float: tuple[str, ...],
     balance: float | None,
+    correct_bias: bool,
     data: str | None,
     half_io: bool,
     explain: bool,
@@ -84,6 +90,7 @@ def command(
             recipe=recipe,
             keep_float=keep_float,
             balance=balance,
+            correct_bias=correct_bias,
             data=data,
             half_io=half_io,
             progress=progress,
