@@ -36,7 +36,7 @@ def append_row(
     environment = collect_environment()
     row = {
         "benchmark": benchmark,
-        "commit": _commit(),
+        "commit": current_commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "case": case,
         "result": result,
@@ -54,7 +54,7 @@ def append_row(
     return row
 
 
-def _commit() -> str:
+def current_commit() -> str:
     """Name the commit measured; rows written before this one do not make it dirty."""
     if not shutil.which("git"):
         return ""
