@@ -187,6 +187,20 @@ def smallest_normal(half: HalfType) -> float:
     return 2.0**-14 if half == "float16" else 2.0**-126
 
 
+def scale_misfit(scale: NDArray[Any], half: HalfType) -> str:
+    """Say why an INT8 scale cannot be of a half type; nothing if it can.
+
+    A quarter below the smallest normal number of FP16 a scale is still rounded by less than 2^-9,
+    which moves the largest integer by a quarter of a step.
+    """
+    largest, smallest = float(np.max(scale, initial=0)), float(np.min(scale, initial=np.inf))
+    if np.isinf(as_half(np.array(128 * largest, np.float32), half)):
+        return f"reach {128 * largest:.3g}"
+    if smallest < smallest_normal(half) / 4:
+        return f"are as small as {smallest:.3g}"
+    return ""
+
+
 class _Placer:
     def __init__(
         self,
@@ -259,10 +273,10 @@ class _Placer:
         for node in self._graph.node:
             if is_standard(node, "QuantizeLinear", "DequantizeLinear"):
                 scale = self._constants.get(node.input[1])
-                largest = 128 * float(np.max(numpy_helper.to_array(scale))) if scale else 0.0
-                if np.isinf(as_half(np.float32(largest).reshape(()), self._half)):
+                obstacle = scale_misfit(numpy_helper.to_array(scale), self._half) if scale else ""
+                if obstacle:
                     name = (node.input if node.op_type == "QuantizeLinear" else node.output)[0]
-                    yield name, f"the INT8 steps of {name} reach {largest:.3g}"
+                    yield name, f"the INT8 steps of {name} {obstacle}"
 
     def _misfit(self, values: NDArray[np.float32]) -> str:
         """Say why a constant cannot be of the half type; nothing if it can."""

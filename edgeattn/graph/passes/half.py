@@ -25,7 +25,7 @@ from edgeattn.graph.half_placement import (
     captured_names,
     constant_tensors,
     place_half,
-    smallest_normal,
+    scale_misfit,
 )
 from edgeattn.graph.names import FreshNames
 from edgeattn.graph.nodes import is_standard, node_label
@@ -42,8 +42,8 @@ def convert_to_half(
 ) -> tuple[onnx.ModelProto, list[NodeDecision]]:
     """Convert a graph.
 
-    The scales of Q/DQ become numbers of the half type, no smaller than its smallest normal one;
-    integers of weights whose scale was below are rounded anew.
+    The scales of Q/DQ become numbers of the half type, also where they are held in float32: both
+    ends of a pair have the same.
 
     Args:
         model: A float32 graph, attention nodes and Q/DQ included; not changed.
@@ -110,7 +110,6 @@ class _Converter:
         self._versions: dict[tuple[str, int], str] = {}
         self._scales: dict[str, np.ndarray] = {}
         self._scale_names: dict[tuple[str, int], str] = {}
-        self._integer_names: dict[tuple[str, str], str] = {}
 
     def convert(self) -> None:
         graph = self._graph
@@ -203,20 +202,21 @@ class _Converter:
         if not is_first:
             node.output[0] = self._names.new(f"{name}_{self._suffix(element)}")
             node.name = self._names.new(f"{node_label(node)}_{self._suffix(element)}")
-        node.input[0] = self._integers(node)
         node.input[1] = self._scale(node.input[1], element)
         self._nodes.append(node)
         self._made[node.output[0]] = element
         return node.output[0]
 
     def _rounded_scale(self, name: str) -> np.ndarray:
-        """Give a scale as a number of the half type, held in float32."""
+        """Give a scale as a number of the half type, held in float32.
+
+        Where that would lose too much, all that reads the scale is float32.
+        """
         if name not in self._scales:
             scale = numpy_helper.to_array(self._constants[name])
-            rounded = as_half(np.maximum(scale, smallest_normal(self._half)), self._half)
-            rounded = rounded.astype(np.float32)
-            # Beyond the range of the half type all that reads it stays float32.
-            self._scales[name] = np.where(np.isfinite(rounded), rounded, scale)
+            is_half = not scale_misfit(scale, self._half)
+            rounded = as_half(scale, self._half).astype(np.float32)
+            self._scales[name] = rounded if is_half else scale
         return self._scales[name]
 
     def _scale(self, name: str, element: int) -> str:
@@ -229,30 +229,6 @@ class _Converter:
             self._graph.initializer.append(numpy_helper.from_array(array, copy))
             self._scale_names[key] = copy
         return self._scale_names[key]
-
-    def _integers(self, node: onnx.NodeProto) -> str:
-        """Name the integers that a DequantizeLinear reads, rounded anew if its scale has grown."""
-        name, scale_name = node.input[:2]
-        tensor = self._constants.get(name)
-        if tensor is None or tensor.data_type != TensorProto.INT8:
-            return name
-        scale = numpy_helper.to_array(self._constants[scale_name])
-        if (scale >= smallest_normal(self._half)).all():
-            return name
-        key = (name, scale_name)
-        if key not in self._integer_names:
-            integers = numpy_helper.to_array(tensor)
-            growth = (scale / self._rounded_scale(scale_name)).astype(np.float32)
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            if scale.ndim:
-                shape = [1] * integers.ndim
-                shape[axis] = scale.size
-                growth = growth.reshape(shape)
-            rounded = np.rint(integers * np.minimum(growth, 1)).astype(np.int8)
-            copy = self._names.new(f"{name}_{self._half}")
-            self._graph.initializer.append(numpy_helper.from_array(rounded, copy))
-            self._integer_names[key] = copy
-        return self._integer_names[key]
 
     def _serve_bodies(self, node: onnx.NodeProto) -> None:
         """Let the bodies of control flow read float32, as they did."""
