@@ -114,7 +114,7 @@ def _walk(
         shift = visit(part.layer, _channel_means(outputs))
         for tensors, output in zip(held, outputs, strict=True):
             if shift is not None:
-                tensors[part.layer] = np.moveaxis(output + shift, -1, part.channel_axis)
+                output += shift  # a view: the tensor itself moves
             for name in tensors.keys() - part.read_later:
                 del tensors[name]
 
