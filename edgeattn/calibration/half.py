@@ -14,7 +14,7 @@ from edgeattn.calibration.overflow import check_overflow
 from edgeattn.calibration.sources import DataSource
 from edgeattn.calibration.table import CalibTable
 from edgeattn.graph.files import input_specs
-from edgeattn.graph.half_placement import HalfType
+from edgeattn.graph.half_types import HalfType
 from edgeattn.graph.passes.half import convert_to_half
 
 # Enough to see how large tensors get: the margin of the check covers what these do not show.

@@ -20,8 +20,8 @@ from edgeattn.artifacts import Manifest
 from edgeattn.calibration.sources import Array
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import GraphError, first_line
+from edgeattn.graph.constants import constant_tensors
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
-from edgeattn.graph.half_placement import constant_tensors
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.shapes import infer_types

@@ -21,7 +21,7 @@ from edgeattn.graph.files import (
     load_graph,
     save_graph,
 )
-from edgeattn.graph.half_placement import HalfType
+from edgeattn.graph.half_types import HalfType
 from edgeattn.graph.placement import RECIPES, Recipe
 
 PRECISIONS = ("int8", "fp16", "bf16", "int8+fp16", "int8+bf16")

@@ -82,6 +82,18 @@ class Constants:
         return np.asarray(value)
 
 
+def constant_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Find initializers that no input overrides and the tensors of Constant nodes, by name."""
+    overridable = {value.name for value in graph.input}
+    found = {t.name: t for t in graph.initializer if t.name not in overridable}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            found |= {
+                name: a.t for name in node.output for a in node.attribute if a.name == "value"
+            }
+    return found
+
+
 def used_names(graph: onnx.GraphProto) -> set[str]:
     """Collect the tensors that nodes read, inside control flow too, and the graph's outputs."""
     return set(_used(graph))
@@ -93,6 +105,12 @@ def _used(graph: onnx.GraphProto) -> Iterator[str]:
         yield from filter(None, node.input)
         for body in subgraphs(node):
             yield from _used(body)
+
+
+def captured_names(graph: onnx.GraphProto) -> set[str]:
+    """Collect the names that bodies of control flow read, the graph's own tensors among them."""
+    bodies = (body for node in graph.node for body in subgraphs(node))
+    return {name for body in bodies for name in used_names(body)}
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

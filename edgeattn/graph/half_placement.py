@@ -15,15 +15,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, defs, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from edgeattn.errors import GraphError
-from edgeattn.graph.constants import subgraphs, used_names
+from edgeattn.graph.constants import captured_names, constant_tensors
+from edgeattn.graph.half_slots import Slots, is_flexible, slots_of
+from edgeattn.graph.half_types import HALF_TYPES, HalfType, constant_misfit, scale_misfit
 from edgeattn.graph.nodes import (
     MOVING_OPS,
     check_node_names,
@@ -34,12 +33,6 @@ from edgeattn.graph.nodes import (
 from edgeattn.graph.op import is_attention
 from edgeattn.graph.shapes import infer_types
 
-HalfType = Literal["float16", "bfloat16"]
-
-HALF_TYPES: dict[HalfType, int] = {
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-}
 MIN_QDQ_OPSET = 19  # the first whose Q/DQ have scales of FP16 and BF16
 
 _GUARDED = {
@@ -73,8 +66,6 @@ _KINDS = {
 }
 _ELEMENTWISE = frozenset(_KINDS["elementwise"].split())
 MOVES = frozenset(_KINDS["moves"].split()) | frozenset(MOVING_OPS)
-# They read whatever type is there.
-FOLLOWERS = ("Cast", "QuantizeLinear", "Shape", "Size")
 
 
 @dataclass(frozen=True)
@@ -92,23 +83,6 @@ class NodeDecision:
     op_type: str
     kept: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Slots:
-    """The float32 tensors that a node reads and writes, as positions of its inputs and outputs.
-
-    Attributes:
-        inputs: Those that may be of the half type as well.
-        fixed: Inputs that are float32 whatever the others are.
-        outputs: Outputs that have the type of `inputs`.
-        obstacle: Why none of them may be of the half type; empty if nothing hinders.
-    """
-
-    inputs: tuple[int, ...] = ()
-    fixed: tuple[int, ...] = ()
-    outputs: tuple[int, ...] = ()
-    obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,58 +121,24 @@ def place_half(
         GraphError: If the graph holds tensors of a half type already, or Q/DQ below opset 19.
         SpecError: If there is no node of a name to keep.
     """
+    check_float32(model)
     check_node_names(model.graph, keep_float)
     return _Placer(model, half, overflows or {}, keep_float, keep_io).place()
 
 
-def half_tensor(model: onnx.ModelProto) -> str | None:
-    """Name a tensor of FP16 or BF16 in a graph; `None` if there is none."""
-    types = infer_types(model)
-    halves = set(HALF_TYPES.values())
-    return next((name for name, found in types.items() if found.element in halves), None)
+def check_float32(model: onnx.ModelProto) -> None:
+    """Refuse a graph that computes in a half type already.
 
-
-def constant_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Find initializers that no input overrides and the tensors of Constant nodes, by name."""
-    overridable = {value.name for value in graph.input}
-    found = {t.name: t for t in graph.initializer if t.name not in overridable}
-    for node in graph.node:
-        if is_standard(node, "Constant"):
-            found |= {
-                name: a.t for name in node.output for a in node.attribute if a.name == "value"
-            }
-    return found
-
-
-def captured_names(graph: onnx.GraphProto) -> set[str]:
-    """Collect the names that bodies of control flow read, the graph's own tensors among them."""
-    bodies = (body for node in graph.node for body in subgraphs(node))
-    return {name for body in bodies for name in used_names(body)}
-
-
-def as_half(values: NDArray[Any], half: HalfType) -> NDArray[Any]:
-    """Round to a half type, to the nearest and halves to even; what is too large is infinite."""
-    with np.errstate(over="ignore"):
-        return values.astype(helper.tensor_dtype_to_np_dtype(HALF_TYPES[half]))
-
-
-def smallest_normal(half: HalfType) -> float:
-    """Give the smallest number that a half type holds with all its digits."""
-    return 2.0**-14 if half == "float16" else 2.0**-126
-
-
-def scale_misfit(scale: NDArray[Any], half: HalfType) -> str:
-    """Say why an INT8 scale cannot be of a half type; nothing if it can.
-
-    A quarter below the smallest normal number of FP16 a scale is still rounded by less than 2^-9,
-    which moves the largest integer by a quarter of a step.
+    Raises:
+        GraphError: It names a tensor of that type.
     """
-    largest, smallest = float(np.max(scale, initial=0)), float(np.min(scale, initial=np.inf))
-    if np.isinf(as_half(np.array(128 * largest, np.float32), half)):
-        return f"reach {128 * largest:.3g}"
-    if smallest < smallest_normal(half) / 4:
-        return f"are as small as {smallest:.3g}"
-    return ""
+    for name, found in infer_types(model).items():
+        if found.element in HALF_TYPES.values():
+            raise GraphError(
+                f"the graph computes in {TensorProto.DataType.Name(found.element).lower()} "
+                f"already: the tensor {name} is of that type",
+                "start from the float32 graph",
+            )
 
 
 class _Placer:
@@ -217,17 +157,20 @@ class _Placer:
             (o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0
         )
         self._types = {name: found.element for name, found in infer_types(model).items()}
-        self._check()
+        self._check_opset()
         self._constants = constant_tensors(model.graph)
         self._dequantized = {
-            node.output[0]: node for node in self._graph.node if self.is_flexible_dq(node)
+            node.output[0] for node in self._graph.node if is_flexible(node, self._constants)
         }
         self._keep_io = keep_io
         self._inputs = {value.name for value in self._graph.input}
         self._outputs = {value.name for value in self._graph.output}
         self._captured = captured_names(model.graph)
         self._unfit = dict(self._find_unfit(overflows))
-        self._slots = {i: self._slots_of(node) for i, node in enumerate(self._graph.node)}
+        self._slots = {
+            i: slots_of(node, half, self._opset, self._types, self._constants)
+            for i, node in enumerate(self._graph.node)
+        }
         self._float: dict[int, str] = {}
         self._readers: dict[str, list[int]] = defaultdict(list)
         self._producer: dict[str, int] = {}
@@ -236,14 +179,7 @@ class _Placer:
                 self._readers[name].append(i)
             self._producer.update(dict.fromkeys(node.output, i))
 
-    def _check(self) -> None:
-        for name, element in self._types.items():
-            if element in HALF_TYPES.values():
-                raise GraphError(
-                    f"the graph computes in {TensorProto.DataType.Name(element).lower()} already: "
-                    f"the tensor {name} is of that type",
-                    "start from the float32 graph",
-                )
+    def _check_opset(self) -> None:
         qdq = ("QuantizeLinear", "DequantizeLinear")
         if self._opset < MIN_QDQ_OPSET and any(is_standard(n, *qdq) for n in self._graph.node):
             raise GraphError(
@@ -251,13 +187,6 @@ class _Placer:
                 f"{MIN_QDQ_OPSET}",
                 "export it with --opset 20",
             )
-
-    def is_flexible_dq(self, node: onnx.NodeProto) -> bool:
-        """Tell whether a node is a DequantizeLinear that can give either type."""
-        return is_standard(node, "DequantizeLinear") and node.input[1] in self._constants
-
-    def _is_float(self, name: str) -> bool:
-        return self._types.get(name) == TensorProto.FLOAT
 
     # What does not fit into the half type.
 
@@ -267,7 +196,7 @@ class _Placer:
             yield name, f"{name} reaches {magnitude:.3g}"
         for name, tensor in self._constants.items():
             if tensor.data_type == TensorProto.FLOAT:
-                obstacle = self._misfit(numpy_helper.to_array(tensor))
+                obstacle = constant_misfit(numpy_helper.to_array(tensor), self._half)
                 if obstacle:
                     yield name, f"{name} {obstacle}"
         for node in self._graph.node:
@@ -277,73 +206,6 @@ class _Placer:
                 if obstacle:
                     name = (node.input if node.op_type == "QuantizeLinear" else node.output)[0]
                     yield name, f"the INT8 steps of {name} {obstacle}"
-
-    def _misfit(self, values: NDArray[np.float32]) -> str:
-        """Say why a constant cannot be of the half type; nothing if it can."""
-        finite = np.abs(values[np.isfinite(values)])
-        largest = float(finite.max(initial=0.0))
-        if np.isinf(as_half(np.float32(largest).reshape(()), self._half)):
-            return f"holds {largest:.3g}, beyond the range of {self._half}"
-        if 0 < largest < smallest_normal(self._half):
-            return f"holds nothing above {largest:.3g}, too small for {self._half}"
-        return ""
-
-    # Which tensors of a node have a choice.
-
-    def _slots_of(self, node: onnx.NodeProto) -> Slots:
-        floats = tuple(i for i, name in enumerate(node.input) if self._is_float(name))
-        outputs = tuple(i for i, name in enumerate(node.output) if self._is_float(name))
-        if is_attention(node):
-            if 0 not in floats:  # the INT8 form
-                return Slots(fixed=floats)
-            return Slots((0,), floats[1:], outputs)
-        if is_standard(node, *FOLLOWERS, "Constant") or self.is_flexible_dq(node):
-            return Slots()
-        if subgraphs(node):
-            return Slots((), floats, (), "the bodies of control flow stay in float32")
-        schema = self._schema(node)
-        if schema is None:
-            what = f"nothing is known of the operator {node.domain or 'ai.onnx'}::{node.op_type}"
-            return Slots((), floats, (), what)
-        return self._typed(node, schema, floats, outputs)
-
-    def _schema(self, node: onnx.NodeProto) -> defs.OpSchema | None:
-        if not is_standard_domain(node.domain):
-            return None
-        try:
-            return defs.get_schema(node.op_type, self._opset, "")
-        except defs.SchemaError:
-            return None
-
-    def _typed(
-        self,
-        node: onnx.NodeProto,
-        schema: defs.OpSchema,
-        floats: tuple[int, ...],
-        outputs: tuple[int, ...],
-    ) -> Slots:
-        """Find the slots whose type is a variable of the operator's schema."""
-        allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-        reads = {i: schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in floats}
-        gives = {i: schema.outputs[min(i, len(schema.outputs) - 1)].type_str for i in outputs}
-        open_inputs = tuple(i for i in floats if reads[i] in allowed)
-        # The type of an output that no input shares comes from an attribute.
-        shared = {reads[i] for i in open_inputs}
-        open_outputs = tuple(i for i in outputs if gives[i] in shared)
-        unknown = [n for n in (*node.input, *node.output) if n and self._types.get(n, 0) == 0]
-        obstacle = f"the type of {unknown[0]} is not known" if unknown and open_inputs else ""
-        for variable in sorted(shared):
-            if f"tensor({self._half})" not in allowed[variable]:
-                obstacle = self._too_old(node)
-        fixed = tuple(i for i in floats if i not in open_inputs)
-        return Slots(open_inputs, fixed, open_outputs, obstacle)
-
-    def _too_old(self, node: onnx.NodeProto) -> str:
-        """Say from which opset on an operator takes the half type."""
-        newest = defs.get_schema(node.op_type, domain="")
-        takes = any(f"tensor({self._half})" in c.allowed_type_strs for c in newest.type_constraints)
-        since = f"takes {self._half} from opset {newest.since_version} on; this is {self._opset}"
-        return f"{node.op_type} {since if takes else f'does not take {self._half}'}"
 
     # Which nodes stay in float32.
 

@@ -15,14 +15,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeattn.graph.constants import drop_orphans, subgraphs, used_names
-from edgeattn.graph.half_placement import (
-    FOLLOWERS,
-    HALF_TYPES,
-    MOVES,
+from edgeattn.graph.constants import (
     captured_names,
     constant_tensors,
+    drop_orphans,
+    subgraphs,
+    used_names,
 )
+from edgeattn.graph.half_placement import MOVES
+from edgeattn.graph.half_slots import FOLLOWERS
+from edgeattn.graph.half_types import HALF_TYPES
 from edgeattn.graph.names import FreshNames
 from edgeattn.graph.nodes import is_standard, is_standard_domain
 from edgeattn.graph.shapes import infer_types

@@ -14,19 +14,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeattn.graph.constants import drop_orphans, subgraphs, used_names
-from edgeattn.graph.half_placement import (
-    FOLLOWERS,
-    HALF_TYPES,
-    HalfType,
-    NodeDecision,
-    Slots,
-    as_half,
+from edgeattn.graph.constants import (
     captured_names,
     constant_tensors,
-    place_half,
-    scale_misfit,
+    drop_orphans,
+    subgraphs,
+    used_names,
 )
+from edgeattn.graph.half_placement import NodeDecision, place_half
+from edgeattn.graph.half_slots import FOLLOWERS, Slots, is_flexible
+from edgeattn.graph.half_types import HALF_TYPES, HalfType, as_half, scale_misfit
 from edgeattn.graph.names import FreshNames
 from edgeattn.graph.nodes import is_standard, node_label
 from edgeattn.graph.shapes import infer_types
@@ -97,9 +94,7 @@ class _Converter:
         self._names = FreshNames(model.graph)
         self._constants = constant_tensors(model.graph)
         self._dequantizers = {
-            node.output[0]: node
-            for node in self._graph.node
-            if is_standard(node, "DequantizeLinear") and node.input[1] in self._constants
+            node.output[0]: node for node in self._graph.node if is_flexible(node, self._constants)
         }
         self._casts = {
             node.output[0]: node.input[0] for node in self._graph.node if is_standard(node, "Cast")
@@ -146,6 +141,8 @@ class _Converter:
             node.input[k] = self._as(node.input[k], wanted)
         for k in slots.fixed:
             node.input[k] = self._as(node.input[k], TensorProto.FLOAT)
+        if is_half and is_standard(node, "Attention"):
+            _guard_softmax(node)
         self._serve_bodies(node)
         self._nodes.append(node)
         if is_half:
@@ -256,6 +253,12 @@ class _Converter:
                 for k, found in enumerate(names):
                     names[k] = {name: inner, made: name}.get(found, found)
             _rename_inside(node, name, inner)
+
+
+def _guard_softmax(node: onnx.NodeProto) -> None:
+    """Let the standard's own attention take its softmax in float32, unless it says otherwise."""
+    if not any(attribute.name == "softmax_precision" for attribute in node.attribute):
+        node.attribute.append(helper.make_attribute("softmax_precision", TensorProto.FLOAT))
 
 
 def _rename_inside(node: onnx.NodeProto, old: str, new: str) -> None:

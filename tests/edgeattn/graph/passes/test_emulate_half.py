@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeattn.graph.half_placement import HALF_TYPES
+from edgeattn.graph.half_types import HALF_TYPES
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.passes.emulate_half import emulate_half, half_types_of
 from edgeattn.graph.passes.half import convert_to_half

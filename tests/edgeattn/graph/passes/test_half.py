@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeattn.errors import GraphError, SpecError
 from edgeattn.graph.compare import sqnr_db
 from edgeattn.graph.explicit_int8 import explicit_int8_faults
-from edgeattn.graph.half_placement import HALF_TYPES
+from edgeattn.graph.half_types import HALF_TYPES
 from edgeattn.graph.op import is_attention, make_attention_node
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.passes.emulate_half import emulate_half
@@ -23,6 +23,7 @@ from edgeattn.graph.placement import RECIPES
 from edgeattn.graph.shapes import infer_types
 from edgeattn.spec import AttentionSpec, HeadGroup
 from tests.graph_runs import run
+from tests.graphs import from_text
 from tests.quantization import block, floats, unit_scales, with_weights
 
 HALVES = tuple(HALF_TYPES)
@@ -390,6 +391,16 @@ def test_operators_without_bf16_in_the_graphs_opset_stay_float32(opset: int, exp
         reason = "Conv takes bfloat16 from opset 22 on; this is 20"
         assert why(model, "c", "bfloat16") == reason
     assert kept(model, "float16")["c"] == "float16"
+
+
+def test_the_standards_own_attention_takes_its_softmax_in_float32() -> None:
+    text = "g (float[1,2,5,8] x) => (float[1,2,5,8] y) { h = Relu(x) y = Attention(h, h, h) }"
+    model = from_text(text)
+    model.opset_import[0].version = 23
+    converted, _ = convert_to_half(model, "float16")
+    (node,) = [node for node in converted.graph.node if node.op_type == "Attention"]
+    assert {a.name: a.i for a in node.attribute} == {"softmax_precision": FLOAT}
+    assert types_of(converted)[node.input[0]] == FLOAT16
 
 
 # INT8 with half types.
