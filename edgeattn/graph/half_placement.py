@@ -277,13 +277,19 @@ class _Placer:
         return i in self._float or not is_open
 
     def _is_read_as_float(self, name: str) -> bool:
-        """Tell whether somebody reads a tensor, and all do so in float32."""
+        """Tell whether somebody reads a tensor, and all do so in float32, moved or not."""
         readers = self._readers[name]
         if name in self._captured or (name in self._outputs and not self._keep_io):
             return False
-        if any(i not in self._float for i in readers):
+        if not all(i in self._float or self._moves_to_float(i) for i in readers):
             return False
         return bool(readers) or name in self._outputs
+
+    def _moves_to_float(self, i: int) -> bool:
+        node, slots = self._graph.node[i], self._slots[i]
+        if not is_standard(node, *MOVES) or len(slots.inputs) != 1 or not slots.outputs:
+            return False
+        return all(self._is_read_as_float(node.output[k]) for k in slots.outputs)
 
     def _decisions(self) -> Iterator[NodeDecision]:
         for i, node in enumerate(self._graph.node):

@@ -182,6 +182,16 @@ def test_float32_spreads_to_what_reads_nothing_else() -> None:
     assert len(casts(convert_to_half(model, "float16")[0])) == 4
 
 
+def test_moves_between_float32_nodes_stay_float32_however_many() -> None:
+    text = (
+        "g (float[N,6] x) => (float[N,6] y) { h = MatMul(x, w) a = Softmax(h) b = Transpose(a) "
+        "c = Transpose(b) d = Identity(c) y = Softmax(d) }"
+    )
+    converted, decisions = convert_to_half(with_weights(text, {"w": floats(6, 6)}), "float16")
+    assert [d.node for d in decisions if d.kept == "float16"] == ["h"]
+    assert len(casts(converted)) == 2
+
+
 def test_float32_does_not_spread_along_a_residual_stream() -> None:
     text = (
         "g (float[N,6] x) => (float[N,6] y) { s = LayerNormalization(x, g1) "
@@ -472,6 +482,18 @@ def test_an_int8_range_beyond_fp16_keeps_its_ends_in_float32() -> None:
     assert explicit_int8_faults(converted) == []
     found = {d.node: d.kept for d in decisions}
     assert (found["h"], found["r"], found["y"]) == ("float16", "float32", "float32")
+
+
+def test_moves_between_int8_and_a_float32_layer_are_no_obstacle() -> None:
+    text = (
+        "g (float[1,5,5,2] x) => (float[1,2,3,3] y) { r = Relu(x) a = Unsqueeze(r, one) "
+        "b = Squeeze(a, one) t = Transpose<perm = [0, 3, 1, 2]>(b) y = Conv(t, w) }"
+    )
+    model = with_weights(text, {"w": floats(2, 2, 3, 3), "one": np.array([1])})
+    quantized, _ = insert_qdq(model, {"r": 0.02})
+    converted, _ = convert_to_half(quantized, "bfloat16")  # opset 20 has no Conv of BF16
+    check(converted)
+    assert explicit_int8_faults(converted) == []
 
 
 @pytest.mark.parametrize("half", HALVES)
