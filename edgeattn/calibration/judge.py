@@ -20,7 +20,7 @@ import onnx
 from edgeattn.artifacts import Manifest
 from edgeattn.calibration.sources import Array
 from edgeattn.errors import DataError, GraphError, first_line
-from edgeattn.graph.compare import compare_arrays, top1_accuracy
+from edgeattn.graph.compare import compare_arrays, noise_energies, top1_accuracy
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 from edgeattn.graph.passes.decompose import decompose
 
@@ -149,14 +149,33 @@ def output_sqnr_db(reference: Arrays, candidate: Arrays) -> float:
     Returns:
         Infinite if nothing was lost, minus infinite if everything was.
     """
-    floats = [name for name, array in reference.items() if array.dtype.kind == "f"]
     figures = []
-    for name in floats or reference:
+    for name in _judged(reference):
         comparison = compare_arrays(reference[name], candidate[name], name)
         centred = comparison.centred_sqnr_db
         varies = centred is not None and _varies(reference[name])
         figures.append(centred if centred is not None and varies else comparison.sqnr_db)
     return min(figures, default=math.inf)
+
+
+def sample_noise(reference: Arrays, candidate: Arrays) -> Array:
+    """Measure the error of each sample.
+
+    Args:
+        reference: Outputs by name, samples along axis 0.
+        candidate: Outputs to compare with them.
+
+    Returns:
+        `[samples]`: energy of the difference over the energy per sample of what varies in the
+        reference, summed over the outputs that `output_sqnr_db` looks at.
+    """
+    total: Array = np.zeros(len(next(iter(reference.values()))))
+    for name in _judged(reference):
+        values = np.asarray(reference[name], np.float64)
+        centre = values.mean(axis=0, keepdims=True) if _varies(values) else np.zeros_like(values)
+        signal = float(noise_energies(values, np.broadcast_to(centre, values.shape)).mean())
+        total += noise_energies(values, candidate[name]) / (signal or 1.0)
+    return total
 
 
 def output_top1(outputs: Arrays, labels: Array) -> float:
@@ -177,6 +196,11 @@ def output_top1(outputs: Arrays, labels: Array) -> float:
 def rows_of(arrays: Arrays, rows: Any) -> dict[str, Array]:
     """Take some of the samples of each array."""
     return {name: array[rows] for name, array in arrays.items()}
+
+
+def _judged(reference: Arrays) -> list[str]:
+    floats = [name for name, array in reference.items() if array.dtype.kind == "f"]
+    return floats or list(reference)
 
 
 def _varies(array: Array) -> bool:

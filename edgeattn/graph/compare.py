@@ -106,6 +106,21 @@ def sqnr_db(reference: np.ndarray, candidate: np.ndarray) -> float:
     return _sqnr_db(np.asarray(reference, np.float64), _difference(reference, candidate))
 
 
+def noise_energies(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Sum the squared differences of each sample.
+
+    Args:
+        reference: `[N, ...]`.
+        candidate: The same shape.
+
+    Returns:
+        `[N]` float64; infinite where one side alone is NaN or infinite.
+    """
+    difference = _difference(reference, candidate)
+    with np.errstate(over="ignore"):
+        return np.square(difference).reshape(len(difference), -1).sum(axis=1)
+
+
 def top1_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Percent of samples whose largest logit stands at the label.
 
