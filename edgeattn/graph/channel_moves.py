@@ -19,7 +19,7 @@ from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.shapes import TensorType
 
 _ELEMENTWISE = ("Identity", "LeakyRelu", "Relu")
-_RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+_RESHAPES = ("Flatten", "Reshape")
 _REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
 _POOLINGS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
 
@@ -48,6 +48,8 @@ class ChannelMoves:
             ("Gather",): self._gather,
             ("Pad",): self._pad,
             ("Slice",): self._slice,
+            ("Squeeze",): self._squeeze,
+            ("Unsqueeze",): self._unsqueeze,
             ("Transpose",): self._transpose,
         }
         self._rules = {op_type: rule for op_types, rule in rules.items() for op_type in op_types}
@@ -81,6 +83,18 @@ class ChannelMoves:
         if axis != rank - 1 or not source or not target or not isinstance(target[-1], int):
             return None
         return len(target) - 1 if source[-1] == target[-1] else None
+
+    def _squeeze(self, node: onnx.NodeProto, axis: int, rank: int) -> int | None:
+        axes = self._integers(node, 1)
+        gone = {a % rank for a in axes} if axes else {axis}
+        return None if axis in gone else axis - sum(a < axis for a in gone)
+
+    def _unsqueeze(self, node: onnx.NodeProto, axis: int, rank: int) -> int | None:
+        axes = self._integers(node, 1)
+        if axes is None:
+            return None
+        added = {a % (rank + len(axes)) for a in axes}
+        return [a for a in range(rank + len(axes)) if a not in added][axis]
 
     def _transpose(self, node: onnx.NodeProto, axis: int, rank: int) -> int:
         order = _attributes(node).get("perm") or list(range(rank))[::-1]

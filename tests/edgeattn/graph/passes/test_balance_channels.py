@@ -100,8 +100,14 @@ GRAPHS = {
     "padding_and_picking_between": (
         f"{NORM}\np = Pad(n, pads)\ng = Gather<axis=1>(p, picks)\ny = MatMul(g, w)", (2, 6, 12)
     ),
+    "axes_of_one_between": (
+        f"{NORM}\nt = Transpose<perm = [0, 2, 1]>(n)\nu = Unsqueeze(t, outer)\n"
+        "p = AveragePool<kernel_shape = [1, 3], strides = [1, 3]>(u)\ns = Squeeze(p, inner)\n"
+        "b = Transpose<perm = [0, 2, 1]>(s)\ny = MatMul(b, w)",
+        (2, 6, 12),
+    ),
     "a_mean_between": (
-        f"{NORM}\nm = ReduceMean<keepdims = 0>(n, one)\ny = Gemm(m, w)", (2, 6, 12)
+        f"{NORM}\nm = ReduceMean<keepdims = 0>(n, one)\nz = Gemm(m, w)\ny = Relu(z)", (2, 6, 12)
     ),
     "a_constant_added": (f"{NORM}\np = Add(place, n)\nz = Relu(p)\ny = MatMul(z, w)", (2, 6, 12)),
     "one_channel": (f"{NORM}\ny = MatMul(n, w)", (4, 3, 1)),
@@ -113,7 +119,7 @@ def graph_of(text: str, shape: tuple[int, ...], **more: np.ndarray) -> onnx.Mode
         "windows": np.array([0, 2, 3, shape[-1]]),
         "zero": np.array([0]), "one": np.array([1]), "far": np.array([1 << 40]),
         "pads": np.array([0, 1, 0, 0, 2, 0]), "picks": np.array([[4, 0, 2]]),
-        "place": floats(6, 1),
+        "place": floats(6, 1), "outer": np.array([-2]), "inner": np.array([2]),
     }  # fmt: skip
     known = weights(shape[-1]) | {k: v for k, v in constants.items() if k in text} | more
     dims = ",".join(["batch", *map(str, shape[1:])])
@@ -229,8 +235,10 @@ OBSTACLES = {
     "channels_torn_apart": ("t = Reshape(n, halves)\ny = MatMul(t, v)", "Reshape t reads it"),
     "channels_cut": ("t = Slice(n, zero, five, two)\ny = MatMul(t, v)", "Slice t reads it"),
     "channels_padded": ("t = Pad(n, pads)\ny = MatMul(t, v)", "Pad t reads it"),
+    "an_axis_that_may_be_the_channels": ("t = Squeeze(n)\ny = MatMul(t, w)", "Squeeze t reads it"),
     "padding_with_ones": ("t = Pad(n, rows, unit)\ny = MatMul(t, w)", "Pad t reads it"),
-    "channels_averaged": ("t = ReduceMean(n, two)\ny = MatMul(t, v)", "ReduceMean t reads it"),
+    "channels_averaged": ("t = ReduceMean(n, two)\nz = MatMul(t, v)\ny = Relu(z)",
+        "ReduceMean t reads it"),
     "a_foreign_part": ("t = Concat<axis = 1>(n, x)\ny = MatMul(t, w)",
         "Concat t joins it with other tensors"),
     "no_reader": ("y = MatMul(x, w)\nz = Neg(n)", "Neg z reads it"),
