@@ -81,12 +81,15 @@ class CpuEngine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Threads and what each works on, and how Q/DQ nodes are computed if there are any."""
+        """Threads and what each works on, and how Q/DQ nodes and half types are computed."""
         settings: dict[str, Any] = {"engine": "cpu", "threads": self._threads}
         if self._samples:
             settings["threads_share"] = "samples of the batch"
         if self._int8_arithmetic:
             settings["int8_arithmetic"] = self._int8_arithmetic
+        half_arithmetic = self._manifest.report.get("half_arithmetic")
+        if half_arithmetic:
+            settings["half_arithmetic"] = half_arithmetic
         return settings
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -203,6 +206,11 @@ def thread_count(threads: int | None) -> int:
 
 def _tensor_spec(value: Any, preprocess: ImagePreprocess | None = None) -> TensorSpec:
     """Describe an input or output of a session. Nameless free sizes are called `NAME.AXIS`."""
+    if value.type == "tensor(bfloat16)":
+        raise EngineError(
+            f"{value.name} is bfloat16, which numpy does not have",
+            "let the graph's inputs and outputs be float32: quantize without --half-io",
+        )
     if value.type not in _DTYPES:
         raise EngineError(f"{value.name} is a {value.type}; expected a tensor of numbers")
     shape = tuple(

@@ -201,6 +201,7 @@ def test_half_ends_reach_the_engine(tmp_path: Path) -> None:
     graph = save(block(), tmp_path / "net.onnx")
     plan = edgeattn.build(edgeattn.quantize(graph, precision="fp16", half_io=True), threads=1)
     with edgeattn.load(plan) as engine:
+        assert engine.settings["half_arithmetic"] == "float32, each result rounded to float16"
         assert [spec.dtype for spec in (*engine.inputs, *engine.outputs)] == ["float16"] * 2
         assert engine.run({"x": floats(2, 4, 8).astype(np.float16)})["y"].dtype == np.float16
 
