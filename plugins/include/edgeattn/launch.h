@@ -38,6 +38,32 @@ struct MemoryRegion {
 
 namespace edgeattn {
 
+/*! \brief Let a kernel's CTAs have all the shared memory of the current device, and as many of them
+ * as fit an SM, not as few as need be: more of L1 for shared memory.
+ *
+ * Attributes belong to the function, and between this call and its launch may come those of other
+ * threads: so all launches ask for the same. Setting an attribute may wait for copies, hence only
+ * what is not so yet is set. */
+inline cudaError_t give_shared_memory(void const* function) {
+  int device = 0;
+  int cta_bytes = 0;
+  cudaFuncAttributes now{};
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&cta_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (status == cudaSuccess) status = cudaFuncGetAttributes(&now, function);
+  cta_bytes -= static_cast<int>(now.sharedSizeBytes);
+  if (status == cudaSuccess && now.maxDynamicSharedSizeBytes != cta_bytes) {
+    status = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, cta_bytes);
+  }
+  if (status == cudaSuccess && now.preferredShmemCarveout != cudaSharedmemCarveoutMaxShared) {
+    status = cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared);
+  }
+  return status;
+}
+
 /*! \brief Enqueue `kernel(params)`.
  *  \param stream   a `cudaStream_t`; may be capturing.
  *  \param regions  [num_regions], what the kernel may touch; only the emulator looks.
@@ -47,18 +73,15 @@ int32_t launch_kernel(void (*kernel)(Params), LaunchShape shape, Params const& p
                       MemoryRegion const* /*regions*/, int32_t /*num_regions*/) {
   static_assert(std::is_trivially_copyable_v<Params>, "parameters travel as bytes");
   static_assert(sizeof(Params) <= 4096, "parameters of a kernel take at most 4 KiB");
-  constexpr int32_t kDefaultSharedBytes = 48 << 10;  // more has to be asked for
   if (shape.ctas == 0) return cudaSuccess;
   void const* const function = reinterpret_cast<void const*>(kernel);
-  if (shape.shared_bytes > kDefaultSharedBytes) {
-    cudaError_t const status = cudaFuncSetAttribute(
-        function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
-    if (status != cudaSuccess) return status;
-  }
-  // As many CTAs as fit, not as few as need be: more of L1 for shared memory.
-  cudaError_t const hinted = cudaFuncSetAttribute(
-      function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  if (hinted != cudaSuccess) return hinted;
+  // The first call loads the kernel, which a capture of this thread would not have otherwise.
+  cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeRelaxed;
+  cudaError_t status = cudaThreadExchangeStreamCaptureMode(&capture_mode);
+  if (status != cudaSuccess) return status;
+  status = give_shared_memory(function);
+  cudaThreadExchangeStreamCaptureMode(&capture_mode);  // as it was
+  if (status != cudaSuccess) return status;
   void* arguments[] = {const_cast<Params*>(&params)};
   return cudaLaunchKernel(function, dim3(static_cast<uint32_t>(shape.ctas)),
                           dim3(static_cast<uint32_t>(shape.threads_per_cta)), arguments,
