@@ -132,14 +132,18 @@ class Device:
         return address.value
 
     def fill(self, address: int, array: np.ndarray) -> None:
-        """Copy an array to an address that `upload` gave."""
+        """Copy an array to an address that `upload` gave, and wait until it is there."""
         contiguous = np.ascontiguousarray(array)
+        # Not the synchronous copy: of pageable memory it may return before the bytes are there, and
+        # this stream, a non-blocking one, does not wait for the default stream's copies.
         self._driver.call(
-            "cuMemcpyHtoD_v2",
+            "cuMemcpyHtoDAsync_v2",
             c_uint64(address),
             contiguous.ctypes.data_as(c_void_p),
             c_size_t(contiguous.nbytes),
+            self._stream,
         )
+        self._driver.call("cuStreamSynchronize", self._stream)
 
     def download(self, address: int, array: np.ndarray) -> None:
         """Wait for the stream, then copy from an address into a contiguous array."""

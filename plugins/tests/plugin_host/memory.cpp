@@ -37,8 +37,10 @@ std::shared_ptr<void> allocate(size_t bytes) {
   return {memory, [](void* m) { cudaFree(m); }};
 }
 
+// Streams here are non-blocking, and a copy from pageable memory may return before it is there.
 void copy(void* to, void const* from, size_t bytes) {
   succeed(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
+  succeed(cudaDeviceSynchronize());
 }
 
 void set(void* to, char byte, size_t bytes) {

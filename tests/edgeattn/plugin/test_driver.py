@@ -23,10 +23,13 @@ HOST_DRIVER = """
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <vector>
 
 static int status_of_init = 0, contexts = 0, streams = 0, capturing = 0, graphs = 0;
 static std::map<uint64_t, size_t> memory;
+static std::vector<std::function<void()>> copies;  // that the stream has not come to yet
 static char stream, context, graph;
 
 static bool inside(uint64_t address, size_t bytes) {
@@ -58,7 +61,11 @@ int cuCtxSetCurrent(void* it) { return it != &context; }
 int cuDevicePrimaryCtxRelease_v2(int device) { --contexts; return device != 10; }
 int cuStreamCreate(void** it, unsigned flags) { *it = &stream; ++streams; return flags != 1; }
 int cuStreamDestroy_v2(void* it) { --streams; return it != &stream; }
-int cuStreamSynchronize(void* it) { return it != &stream || capturing; }
+int cuStreamSynchronize(void* it) {
+  for (auto const& copy : copies) copy();
+  copies.clear();
+  return it != &stream || capturing;
+}
 int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
   if (bytes == 0 || bytes >> 40) return 1;
   void* found = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
@@ -71,9 +78,10 @@ int cuMemFree_v2(uint64_t address) {
   std::free(reinterpret_cast<void*>(address));
   return 0;
 }
-int cuMemcpyHtoD_v2(uint64_t to, void const* from, size_t bytes) {
-  if (!inside(to, bytes)) return 1;
-  std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+// The bytes arrive when the stream is waited for, and only in the stream's own order.
+int cuMemcpyHtoDAsync_v2(uint64_t to, void const* from, size_t bytes, void* on) {
+  if (on != &stream || !inside(to, bytes)) return 1;
+  copies.push_back([=] { std::memcpy(reinterpret_cast<void*>(to), from, bytes); });
   return 0;
 }
 int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t bytes) {
@@ -140,7 +148,9 @@ def test_arrays_go_there_and_back(device: Device) -> None:
 
 
 def test_an_error_of_the_driver_is_told(device: Device, library: ctypes.CDLL) -> None:
-    with pytest.raises(PluginError, match="cuMemcpyHtoD_v2 failed: CUDA error 1, invalid argument"):
+    with pytest.raises(
+        PluginError, match="cuMemcpyHtoDAsync_v2 failed: CUDA error 1, invalid argument"
+    ):
         device.fill(12345, np.ones(3))
     driver = Driver(library)
     library.set_status_of_init(7)
