@@ -195,28 +195,32 @@ EDGEATTN_DEVICE void copy_async_wait() {
 EDGEATTN_DEVICE void ldmatrix_x4(uint32_t (&r)[4], Shared<unsigned char> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(row.address()));
+               : "r"(row.address())
+               : "memory");
 }
 
 /*! \brief The same, each matrix transposed. */
 EDGEATTN_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], Shared<unsigned char> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(row.address()));
+               : "r"(row.address())
+               : "memory");
 }
 
 /*! \brief Load two matrices: rows from lanes 0 to 15, the others' addresses are not used. */
 EDGEATTN_DEVICE void ldmatrix_x2(uint32_t (&r)[2], Shared<unsigned char> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
-               : "r"(row.address()));
+               : "r"(row.address())
+               : "memory");
 }
 
 /*! \brief The same, each matrix transposed. */
 EDGEATTN_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], Shared<unsigned char> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
-               : "r"(row.address()));
+               : "r"(row.address())
+               : "memory");
 }
 
 /*! \brief d += a·b: a [16, 16] row-major, b [16, 8] column-major, d [16, 8] in FP32 (PTX ISA
