@@ -21,7 +21,7 @@ from edgeattn.inputs import ImagePreprocess, InputSpec
 from edgeattn.spec import AttentionSpec, HeadGroup
 
 if TYPE_CHECKING:
-    from edgeattn.calibration.collect import calibrate
+    from edgeattn.calibration.collect import calibrate, merge_calibrations
     from edgeattn.calibration.quantize import quantize
     from edgeattn.engine.build import build
     from edgeattn.engine.load import load
@@ -42,6 +42,7 @@ __all__ = [
     "compare",
     "export",
     "load",
+    "merge_calibrations",
     "profile",
     "quantize",
 ]
@@ -50,6 +51,7 @@ __all__ = [
 _HOMES = {
     "export": "edgeattn.graph.export",
     "calibrate": "edgeattn.calibration.collect",
+    "merge_calibrations": "edgeattn.calibration.collect",
     "quantize": "edgeattn.calibration.quantize",
     "build": "edgeattn.engine.build",
     "load": "edgeattn.engine.load",

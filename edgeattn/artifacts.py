@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from edgeattn.errors import ArtifactError
 
-Kind = Literal["graph", "table", "engine", "report", "trt_calib_cache"]
+Kind = Literal["graph", "table", "engine", "report", "trt_calib_cache", "calibration-state"]
 
 # Raised when a reader of the previous version could misread the file.
 FORMAT_VERSIONS: dict[Kind, int] = {
@@ -30,6 +30,7 @@ FORMAT_VERSIONS: dict[Kind, int] = {
     "engine": 1,
     "report": 1,
     "trt_calib_cache": 1,
+    "calibration-state": 1,
 }
 
 _TOOLS = ("edgeattn", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch")

@@ -1,20 +1,30 @@
-"""Calibrate: a graph and data to a calibration table, from files to a file."""
+"""Calibrate: a graph and data to a calibration table, from files to a file.
+
+A calibration can write its state as it goes, and go on from it; shards of the data can be
+calibrated apart, and their states merged into the table that all the data give.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgeattn.artifacts import Manifest, Parent, check_writable
+from edgeattn.calibration.checkpoint import ALL, INTERVAL_S, CalibrationState, Pacemaker, Shard
+from edgeattn.calibration.choose import choose_thresholds
 from edgeattn.calibration.collector import Collector
-from edgeattn.calibration.data import Batches, open_batches
-from edgeattn.calibration.observers import observer_factory
+from edgeattn.calibration.data import Batches, data_sha256, open_batches
+from edgeattn.calibration.observations import Observations
+from edgeattn.calibration.observers import COUNTED_VALUES
+from edgeattn.calibration.random_samples import RandomSamples
 from edgeattn.calibration.recipe import CalibrationOptions, load_recipe
 from edgeattn.calibration.sources import DataSource
-from edgeattn.calibration.table import CalibTable, TensorRange
-from edgeattn.errors import DataError
+from edgeattn.calibration.table import CalibTable
+from edgeattn.errors import ArtifactError, DataError, SpecError
 from edgeattn.graph.files import graph_sha256, input_specs, load_graph
+from edgeattn.graph.placement import place_qdq
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -30,7 +40,10 @@ def calibrate(
     batch_size: int | None = None,
     seed: int | None = None,
     max_bad: int | None = None,
+    random: int | None = None,
     recipe: str | Path | None = None,
+    state: Path | str | None = None,
+    shard: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Find the scale of each tensor that INT8 needs one of, by running a graph on real data.
@@ -40,29 +53,43 @@ def calibrate(
         data: A folder of images, a `.npz` or `.npy` file, `module:function`, arrays, or an
             iterable of batches; `None` for the recipe's.
         output: The table to write; by default `NAME.calib.json` beside `NAME.onnx`.
-        method: `minmax` (default) or `percentile`.
+        method: How a range follows from the values. `minmax`: the largest magnitude; `average`:
+            the mean over samples of each one's largest; `percentile`; `entropy` and `mse`: where
+            the distribution, or the values, change least; `auto` (default): a choice among all
+            these by the error at the network's output, and `minmax` where none is better.
         percentile: For the method of that name: percent of magnitudes not clipped, 99.99 by
             default.
         samples: Most samples to use; by default all.
-        batch_size: Samples per batch, 8 by default; a graph of fixed batch size has its own.
+        batch_size: Samples read at a time, 8 by default. They run one by one, so that it changes
+            no bit of the table; a graph of fixed batch size runs so many at once.
         seed: Chooses and shuffles the samples, 0 by default.
         max_bad: Unreadable images to skip before giving up, 0 by default. They are listed in the
             table.
+        random: Use so many random samples in place of data. The table says so; it serves trials.
         recipe: Name or path of a recipe with these choices; those given here go before it.
+        state: A file that the state is written to now and then. If it is there, of the same
+            graph, data and options, the calibration goes on from it.
+        shard: `1/4`: run the first of four shares of the samples. No table is written, but the
+            state, for `merge_calibrations`. Every shard reads all samples.
         progress: Called after each batch with the samples done, their total if known, and a
             word.
 
     Returns:
-        Path of the table.
+        Path of the table, or of a shard's state.
 
     Raises:
-        ArtifactError: If a file is missing or the output's folder is not writable.
+        ArtifactError: If a file is missing, the output's folder is not writable, or the state
+            belongs to another calibration or is not whole.
         DataError: If the data cannot be read or does not fit the graph.
         GraphError: If the graph cannot be read or run, has nothing to quantize, or a tensor takes
             on NaN or infinity.
-        SpecError: If method, percentile or the recipe is wrong.
+        SpecError: If method, percentile, shard or the recipe is wrong.
     """
     graph = Path(graph)
+    if shard and (state is None or output is not None):
+        raise SpecError(
+            f"the shard {shard} writes its state and no table", "give the path of its state alone"
+        )
     output = graph.with_suffix(".calib.json") if output is None else Path(output)
     options = (load_recipe(recipe) if recipe else CalibrationOptions()).with_given(
         method=method,
@@ -72,56 +99,258 @@ def calibrate(
         seed=seed,
         max_bad=max_bad,
     )
-    data = options.data if data is None else data
-    if isinstance(data, str) and not data:
+    share = Shard.parse(shard) if shard else ALL
+    if random is not None and data is not None:
+        raise SpecError("both data and random samples are given", "give one of them")
+    source = options.data if data is None else data
+    if random is not None:
+        source = RandomSamples(random, options.seed)
+    if isinstance(source, str) and not source:
         raise DataError(
             "there is no data to calibrate with",
             "give a folder of images, a .npz or .npy file, module:function, or a recipe",
         )
-    check_writable(output)
+    state = None if state is None else Path(state)
+    for written in (None if shard else output, state):
+        if written:
+            check_writable(written)
     parent = Parent(graph.name, graph_sha256(graph))
     model = load_graph(graph)
+    place_qdq(model, "full", options.keep_float)  # refuses nodes that are not there
     batches = open_batches(
-        data,
+        source,
         input_specs(model),
         batch_size=options.batch_size,
         samples=options.samples,
         seed=options.seed,
         max_bad=options.max_bad,
     )
-    collector = Collector(model, observer_factory(options.method, options.percentile))
+    described = Manifest(
+        kind="calibration-state",
+        parents={"graph": parent},
+        options=_describe(options, batches.batch_size, random),
+        report={"shard": str(share)},
+    )
+    seen = Observations(model, options.method, options.percentile)
+    collector = Collector(model, seen.observers, seen.channel_observers)
     del model  # the session has the weights
+    with collector:
+        finished = _observe(collector, batches, seen, share, described, state, progress)
+    del collector
+    if shard:
+        assert state is not None
+        return state
+    return _write_table(graph, output, seen, finished, progress)
+
+
+def merge_calibrations(
+    graph: Path | str,
+    states: Sequence[Path | str],
+    output: Path | str | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Merge the states of all shards into the table that the whole data give, bit for bit.
+
+    Args:
+        graph: The ONNX file.
+        states: What `calibrate(…, shard=…, state=…)` wrote, one for each shard, in any order.
+        output: The table to write; by default `NAME.calib.json` beside `NAME.onnx`.
+        progress: Called with steps done, their number, and a word.
+
+    Returns:
+        Path of the table.
+
+    Raises:
+        ArtifactError: If a file is missing or not whole, a shard is missing, unfinished or given
+            twice, or the shards belong to different graphs, data or options.
+    """
+    graph = Path(graph)
+    output = graph.with_suffix(".calib.json") if output is None else Path(output)
+    check_writable(output)
+    paths = [Path(path) for path in states]
+    if not paths:
+        raise SpecError("there is no state to merge", "give the states of all shards")
+    first = CalibrationState.load(paths[0])
+    expected = Manifest(
+        kind="calibration-state",
+        parents={"graph": Parent(graph.name, graph_sha256(graph))},
+        options=first.manifest.options,
+    )
+    model = load_graph(graph)
+    method, percentile = _method_of(first.manifest, paths[0])
+    seen = Observations(model, method, percentile)
+    shards = []
+    for number, path in enumerate(paths):
+        if progress:
+            progress(number, len(paths), "merging")
+        loaded = first if number == 0 else CalibrationState.load(path)
+        loaded.check_same(expected, path)
+        _check_same_data(loaded, first, path)
+        part = Observations(model, method, percentile)
+        loaded.restore(part, path)
+        seen.merge(part)
+        shards.append(Shard.parse(loaded.manifest.report["shard"]))
+    _check_complete(shards)
+    del model
+    return _write_table(graph, output, seen, first, progress)
+
+
+def _observe(
+    collector: Collector,
+    batches: Batches,
+    seen: Observations,
+    shard: Shard,
+    described: Manifest,
+    path: Path | None,
+    progress: Progress | None,
+) -> CalibrationState:
+    """Run what is this shard's and was not run before; tell what was read in the end."""
+    known: Sequence[bytes] = ()
+    if path is not None and path.exists():
+        before = CalibrationState.load(path)
+        before.check_same(described, path)
+        before.restore(seen, path)
+        known = before.digests
+
+    def state(finished: bool) -> CalibrationState:
+        report = described.report | {
+            "finished": finished,
+            "data": batches.label,
+            "samples": batches.samples,
+            "skipped": batches.skipped,
+            "left_out": batches.left_out,
+        }
+        return CalibrationState(
+            replace(described, report=report), batches.digests, seen.state() if path else {}
+        )
+
+    pacemaker = Pacemaker(INTERVAL_S)
     for batch in batches:
-        collector.observe(batch)
+        count = len(next(iter(batch.values())))
+        start = len(batches.digests) - count  # number of the batch's first sample
+        rows = []
+        for row, digest in enumerate(batches.digests[start:]):
+            if start + row < len(known):
+                _check_same_sample(digest, known[start + row], start + row, path)
+            elif shard.owns((start + row) // collector.samples_per_run(batches.batch_size)):
+                rows.append(row)
+                seen.kept.offer(digest, {name: array[row] for name, array in batch.items()})
+        if rows:
+            collector.observe(
+                batch if len(rows) == count else {n: array[rows] for n, array in batch.items()}
+            )
+        if path and len(batches.digests) > len(known) and pacemaker.is_due():
+            state(finished=False).save(path)
         if progress:
             progress(batches.samples, batches.total, "calibrating")
-    tensors = {
-        name: TensorRange.from_amax(observer.amax(), options.method)
-        for name, observer in collector.observers.items()
-    }
+    if len(batches.digests) < len(known):
+        raise ArtifactError(
+            f"the state {path} was made from {len(known)} samples; this data has "
+            f"{len(batches.digests)}",
+            "delete it and calibrate again, or give another path",
+        )
+    done = state(finished=True)
+    if path:
+        done.save(path)
+    return done
+
+
+def _write_table(
+    graph: Path,
+    output: Path,
+    seen: Observations,
+    state: CalibrationState,
+    progress: Progress | None,
+) -> Path:
+    report = state.manifest.report
+    choice: dict[str, Any] = {}
+    if seen.method == "auto":
+        candidates = seen.candidates()
+        chosen = choose_thresholds(load_graph(graph), candidates, seen.kept.arrays(), progress)
+        tensors = seen.chosen_ranges(candidates, chosen.methods)
+        choice = {"choice": chosen.report}
+    else:
+        tensors = seen.ranges()
     manifest = Manifest(
         kind="table",
-        parents={"graph": parent, "data": Parent(batches.label, batches.sha256)},
-        options=_describe(options, batches),
+        parents={
+            "graph": state.manifest.parents["graph"],
+            "data": Parent(report["data"], data_sha256(state.digests)),
+        },
+        options=state.manifest.options,
         report={
-            "samples": batches.samples,
-            "left_out": batches.left_out,
-            "skipped": batches.skipped,
+            "samples": report["samples"],
+            "left_out": report["left_out"],
+            "skipped": report["skipped"],
             "tensors": len(tensors),
-            "zero_tensors": [name for name, entry in tensors.items() if entry.amax == 0],
+            "zero_tensors": [
+                name
+                for name, entry in tensors.items()
+                if entry.observed and not entry.observed.amax
+            ],
+            **choice,
         },
     )
-    return CalibTable(options.method, tensors, manifest).save(output)
+    return CalibTable(seen.method, tensors, manifest).save(output)
 
 
-def _describe(options: CalibrationOptions, batches: Batches) -> dict[str, Any]:
+def _describe(options: CalibrationOptions, batch_size: int, random: int | None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "method": options.method,
         "samples": options.samples,
-        "batch_size": batches.batch_size,
+        "batch_size": batch_size,
         "seed": options.seed,
         "max_bad": options.max_bad,
     }
     if options.method == "percentile":
         described["percentile"] = options.percentile
+    if options.method not in ("minmax", "average"):
+        described["counted_values"] = COUNTED_VALUES
+    if options.keep_float:
+        described["keep_float"] = sorted(options.keep_float)
+    if random is not None:
+        described["random"] = random
     return described
+
+
+def _method_of(manifest: Manifest, path: Path) -> tuple[str, float]:
+    try:
+        options = CalibrationOptions().with_given(
+            method=manifest.options["method"], percentile=manifest.options.get("percentile")
+        )
+    except (KeyError, SpecError) as err:
+        raise ArtifactError(f"{path} names no method of calibration", "calibrate again") from err
+    return options.method, options.percentile
+
+
+def _check_same_sample(digest: bytes, known: bytes, number: int, path: Path | None) -> None:
+    if digest != known:
+        raise ArtifactError(
+            f"the state {path} belongs to other data: sample {number} differs",
+            "delete it and calibrate again, or give another path",
+        )
+
+
+def _check_same_data(state: CalibrationState, first: CalibrationState, path: Path) -> None:
+    """Refuse an unfinished shard and one of other data: every shard reads all samples."""
+    if not state.manifest.report["finished"]:
+        raise ArtifactError(
+            f"the calibration of {path} is not finished", "go on with it: the same command again"
+        )
+    names = ("skipped", "left_out", "samples")
+    same = all(state.manifest.report[n] == first.manifest.report[n] for n in names)
+    if list(state.digests) != list(first.digests) or not same:
+        raise ArtifactError(f"{path} was made from other data than the first state", "")
+
+
+def _check_complete(shards: Sequence[Shard]) -> None:
+    count = shards[0].shards
+    wanted = [Shard(number, count) for number in range(1, count + 1)]
+    if sorted(shards) != wanted:
+        given = ", ".join(str(shard) for shard in sorted(shards))
+        raise ArtifactError(
+            f"the states are of the shards {given}; expected each of {wanted[0]} to {wanted[-1]} "
+            "once",
+            "calibrate those that are missing",
+        )

@@ -1,15 +1,22 @@
 """Run a graph and observe the tensors that need a scale.
 
-The graph runs once per batch in ONNX Runtime, with the observed tensors as its only outputs. Where
-extremes are enough they are reduced inside the graph, so that only scalars leave it. One batch of
-activations is held at a time.
+The graph runs in ONNX Runtime on one sample at a time, unless it has a batch size of its own:
+its kernels add in another order for another batch size, and then a largest magnitude can change in
+the last bit. The observed tensors are the only outputs and are looked at where they lie, without a
+copy; what is held is one sample's. Reducing them inside the graph was measured too: with ONNX
+Runtime's reductions the extremes alone took three times as long as running the graph.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
+import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,91 +24,140 @@ import onnx
 from onnx import helper
 
 from edgeattn.artifacts import Manifest
-from edgeattn.calibration.observers import NonFiniteError, Observer
+from edgeattn.calibration.histogram import Floats, NonFiniteError
+from edgeattn.calibration.observers import ChannelMaxObserver, Observer
 from edgeattn.calibration.sources import Array
-from edgeattn.errors import GraphError
-from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
+from edgeattn.errors import GraphError, first_line
+from edgeattn.graph.files import MAX_INLINE_BYTES, input_specs, save_graph, weights_bytes
 from edgeattn.graph.passes.decompose import decompose
-from edgeattn.graph.placement import place_qdq
+
+_MOST_THREADS = 4
 
 
 class Collector:
-    """One observer per activation that INT8 needs a scale of, and a session that feeds them.
+    """A session whose tensors are shown to observers.
 
     Args:
         model: A float graph, attention nodes included; not kept.
-        new_observer: Makes an observer.
-
-    Attributes:
-        observers: By tensor name, in the graph's order.
+        observers: By name of the tensor that each is shown, in the graph's order.
+        channel_observers: By name, of some of these tensors.
 
     Raises:
-        GraphError: If the graph has nothing to quantize, or ONNX Runtime does not load it.
+        GraphError: If ONNX Runtime does not load the graph.
     """
 
-    def __init__(self, model: onnx.ModelProto, new_observer: Callable[[], Observer]) -> None:
-        self.observers = {name: new_observer() for name in place_qdq(model, "full").activations}
-        self._extremes = not any(o.needs_values for o in self.observers.values())
-        probe = _extremes_graph if self._extremes else _values_graph
-        self._session = _open_session(probe(decompose(model), list(self.observers)))
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        observers: Mapping[str, Observer],
+        channel_observers: Mapping[str, ChannelMaxObserver],
+    ) -> None:
+        self._observers = observers
+        self._channel_observers = channel_observers
+        specs = input_specs(model)
+        self._one_by_one = all(isinstance(spec.shape[0], str) for spec in specs if spec.shape)
+        inputs = {spec.name for spec in specs}
+        # A graph must not give out its own input.
+        self._outputs = [name for name in self._observers if name not in inputs]
+        self._session = (
+            _open_session(_with_outputs(decompose(model), self._outputs)) if self._outputs else None
+        )
+        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown()
+
+    def samples_per_run(self, batch_size: int) -> int:
+        """Tell how many samples run at once where so many are read at a time."""
+        return 1 if self._one_by_one else batch_size
 
     def observe(self, batch: Mapping[str, Array]) -> None:
-        """Run one batch and show it to the observers.
+        """Run some samples and show them to the observers.
+
+        Args:
+            batch: Inputs by name, samples along axis 0.
 
         Raises:
-            GraphError: If it does not run, or a tensor takes on NaN or infinity; it names the
-                first such tensor.
+            GraphError: If the graph does not run, or a tensor takes on NaN or infinity; it names
+                the first such tensor.
         """
-        chunks = self._run(batch)
-        for name, observer in self.observers.items():
-            try:
-                observer.update(_next_extremes(chunks) if self._extremes else next(chunks))
-            except NonFiniteError as err:
-                raise GraphError(
-                    f"the tensor {name} takes on NaN or infinity on this data",
-                    "look at the weights before it and at the inputs' preprocessing",
-                ) from err
+        samples = len(next(iter(batch.values())))
+        if not self._one_by_one:
+            self._run(batch, samples)
+            return
+        for row in range(samples):
+            self._run({name: array[row : row + 1] for name, array in batch.items()}, 1)
 
-    def _run(self, batch: Mapping[str, Array]) -> Iterator[Array]:
-        """Yield the outputs one by one, letting go of each."""
+    def _run(self, batch: Mapping[str, Array], samples: int) -> None:
+        results = self._results(batch)  # keeps what the views look at
+        values = {n: _view(v) for n, v in zip(self._outputs, results, strict=True)}
+        values |= {name: array for name, array in batch.items() if name in self._observers}
+        # By name: the first tensor that is at fault is told, whichever thread meets one first.
+        list(self._threads.map(lambda n: self._show(n, values[n], samples), self._observers))
+
+    def _results(self, batch: Mapping[str, Array]) -> list[Any]:
+        if self._session is None:  # of the graph's inputs alone a scale is needed
+            return []
+        binding = self._session.io_binding()
         try:
-            results = self._session.run(None, dict(batch))
+            for name, array in batch.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name in self._outputs:
+                binding.bind_output(name, "cpu")
+            self._session.run_with_iobinding(binding)
         except Exception as err:
             raise _refused("run", err) from err
-        results.reverse()
-        while results:
-            yield results.pop()
+        return binding.get_outputs()
+
+    def _show(self, name: str, values: Floats, samples: int) -> None:
+        observer = self._observers[name]
+        try:
+            for sample in _split(values, samples):
+                observer.update(sample)
+        except NonFiniteError as err:
+            raise GraphError(
+                f"the tensor {name} takes on NaN or infinity on this data",
+                "look at the weights before it and at the inputs' preprocessing",
+            ) from err
+        if name in self._channel_observers:
+            self._channel_observers[name].update(values)
 
 
-def _extremes_graph(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """Give a graph three scalars per tensor as outputs: minimum, maximum, sum of magnitudes.
+def _split(values: Floats, samples: int) -> Iterator[Floats]:
+    """Take a batch's tensor apart into those of its samples.
 
-    ONNX Runtime's minimum and maximum drop NaN; the sum keeps it.
+    Windows, heads and rows that are folded into axis 0 stand behind the sample they belong to. A
+    tensor that is not divided so passes as one sample.
     """
-    ops = ("ReduceMin", "ReduceMax", "ReduceL1")
-    return _with_outputs(model, [(op, [name], {"keepdims": 0}) for name in tensors for op in ops])
+    if samples > 1 and values.ndim and len(values) % samples == 0:
+        yield from values.reshape(samples, -1)
+    else:
+        yield values
 
 
-def _next_extremes(chunks: Iterator[Array]) -> Array:
-    low, high, magnitudes = (np.reshape(next(chunks), 1) for _ in range(3))
-    # An overflow of the sum is no error of the data, but no network works up there either.
-    return np.concatenate([low, high] if np.isfinite(magnitudes) else [magnitudes])
+def _view(value: Any) -> Floats:
+    """Look at a result of ONNX Runtime where it lies; valid as long as the result is."""
+    shape = value.shape()
+    size = math.prod(shape)
+    if not size:
+        return np.empty(shape, np.float32)
+    buffer = (ctypes.c_float * size).from_address(value.data_ptr())
+    return np.frombuffer(buffer, np.float32).reshape(shape)
 
 
-def _values_graph(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """Give a graph the tensors themselves as outputs."""
-    return _with_outputs(model, [("Identity", [name], {}) for name in tensors])
-
-
-def _with_outputs(
-    model: onnx.ModelProto, nodes: Sequence[tuple[str, list[str], dict[str, Any]]]
-) -> onnx.ModelProto:
-    """Add nodes to a graph, in place, and make their float32 results its only outputs."""
+def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """Make float32 tensors of a graph its only outputs, in place."""
     graph = model.graph
     del graph.output[:]
-    for number, (op_type, inputs, attributes) in enumerate(nodes):
-        name = f"edgeattn/observed_{number}"
-        graph.node.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
+    for name in tensors:
         graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return model
 
@@ -111,7 +167,7 @@ def _open_session(model: onnx.ModelProto) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures arrive as exceptions
-    # Between batches the processor belongs to the observers and the decoding of images.
+    # Between samples the processor belongs to the observers and the decoding of images.
     options.add_session_config_entry("session.force_spinning_stop", "1")
 
     def load(source: bytes | str) -> Any:
@@ -127,8 +183,7 @@ def _open_session(model: onnx.ModelProto) -> Any:
 
 
 def _refused(what: str, err: Exception) -> GraphError:
-    reason = next(iter(str(err).splitlines()), type(err).__name__)
     return GraphError(
-        f"ONNX Runtime cannot {what} the graph: {reason}",
+        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
         "the data may not fit the graph, or the graph may hold operators it does not know",
     )

@@ -34,7 +34,8 @@ def open_batches(
     Args:
         source: A folder of images (searched recursively), a `.npz` file whose keys are the inputs'
             names, a `.npy` file, `module:function` (called without arguments; returns an
-            iterable), an array, a mapping of arrays, or an iterable of arrays or mappings.
+            iterable), an array, a mapping of arrays, an iterable of arrays or mappings, or
+            `RandomSamples`.
         inputs: The graph's inputs; a first dimension of fixed size rules over `batch_size`.
         batch_size: Samples per batch.
         samples: Most samples to use; `None` for all.
@@ -78,6 +79,8 @@ class Batches:
         samples: Samples yielded so far.
         left_out: Samples that did not fill a last batch of fixed size.
         skipped: What was wrong with each image that was skipped.
+        digests: Hash of each sample yielded so far, in order, as the graph sees it: names, types,
+            shapes and values of its inputs.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Batches:
         self._limit = limit
         self._seed = seed
         self._max_bad = max_bad
-        self._digests: list[bytes] = []
+        self.digests: list[bytes] = []
 
     @property
     def total(self) -> int | None:
@@ -112,11 +115,8 @@ class Batches:
 
     @property
     def sha256(self) -> str:
-        """Hash of the samples yielded so far, whatever their order and batches.
-
-        Each sample is hashed as the graph sees it: names, types, shapes and values of its inputs.
-        """
-        return hashlib.sha256(b"".join(sorted(self._digests))).hexdigest()
+        """Hash of the samples yielded so far, whatever their order and batches."""
+        return data_sha256(self.digests)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         """Yield batches by input name, each array `[batch, ...]`.
@@ -126,7 +126,7 @@ class Batches:
                 or nothing is left.
         """
         self.samples = self.left_out = 0
-        self.skipped, self._digests = [], []
+        self.skipped, self.digests = [], []
         pending: list[Sample] = []
         for sample in self._limited():
             pending.append(sample)
@@ -188,9 +188,14 @@ class Batches:
                     "set resize in the model's ImagePreprocess, or use batch_size 1",
                 )
             batch[name] = np.stack([sample[name] for sample in samples])
-        self._digests += [_digest(sample) for sample in samples]
+        self.digests += [_digest(sample) for sample in samples]
         self.samples += len(samples)
         return batch
+
+
+def data_sha256(digests: Sequence[bytes]) -> str:
+    """Hash a data set, whatever the order of its samples; hexadecimal."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def _digest(sample: Sample) -> bytes:

@@ -1,38 +1,43 @@
 """Streaming observers of activations: what they keep does not grow with the number of images.
 
-An observer sees a tensor chunk by chunk and answers with the magnitude `amax` to quantize at.
-The answer depends on the values alone: any batch size, chunking or order, and shards observed
-apart and merged, give the same bits.
+An observer sees one sample's tensor at a time and answers with the magnitude `amax` to quantize at.
+The answer depends on the samples alone: any order, and shards observed apart and merged, give the
+same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from decimal import ROUND_CEILING, Decimal
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.calibration import thresholds
+from edgeattn.calibration.histogram import Floats, MagnitudeHistogram, NonFiniteError, State
+from edgeattn.calibration.table import ValueSummary
 from edgeattn.errors import SpecError
 
-Method = Literal["minmax", "percentile"]
+Method = Literal["auto", "minmax", "average", "percentile", "entropy", "mse"]
 METHODS = get_args(Method)
 
-Floats = NDArray[np.float32]
+# Of one sample's tensor a histogram counts at most so many values; the extremes are always exact.
+COUNTED_VALUES = 1 << 16
 
+SUMMARY_PERCENTS = ("50", "90", "99", "99.9", "99.99", "99.999")
 
-class NonFiniteError(ValueError):
-    """An observed tensor holds NaN or infinity."""
+_CANDIDATE_PERCENTS = ("99.9", "99.99", "99.999")
+_UNITS_PER_ONE = 2**149  # every float32 is a whole number of 2^-149
 
 
 class Observer(Protocol):
     """What the collector needs of an observer."""
 
-    needs_values: bool  # False: the extremes of each chunk are enough
-
     def update(self, values: Floats) -> None:
-        """Take in values of any shape."""
+        """Take in one sample's values, of any shape."""
         ...
 
     def merge(self, other: Any) -> None:
@@ -43,77 +48,55 @@ class Observer(Protocol):
         """Magnitude that becomes the largest integer; 0 if nothing but zeros was seen."""
         ...
 
+    def summary(self, amax: float) -> ValueSummary:
+        """Describe what was seen, and how much of it `amax` clips."""
+        ...
+
+    def state(self) -> State:
+        """Give all that was seen as arrays."""
+        ...
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` gave."""
+        ...
+
 
 def observer_factory(method: str, percentile: float) -> Callable[[], Observer]:
     """Choose how tensors are observed.
 
     Args:
-        method: `minmax` or `percentile`.
+        method: One of `METHODS`.
         percentile: For the method of that name: percent of magnitudes not clipped.
 
     Raises:
         SpecError: If the method is unknown or the percentile is out of range.
     """
-    if method == "minmax":
-        return MinMaxObserver
-    if method == "percentile":
-        PercentileObserver(percentile)
-        return lambda: PercentileObserver(percentile)
-    raise SpecError(f"the method is {method!r}", f"use {' or '.join(METHODS)}")
+    if not 0 < percentile <= 100:
+        raise SpecError(
+            f"the percentile is {percentile}; expected above 0 and at most 100",
+            "99.99 clips one magnitude in 10,000",
+        )
+    factories: dict[str, Callable[[], Observer]] = {
+        "auto": CandidateObserver,
+        "minmax": MinMaxObserver,
+        "average": AverageObserver,
+        "percentile": partial(
+            HistogramObserver, partial(thresholds.percentile_amax, percentile=percentile)
+        ),
+        "entropy": partial(HistogramObserver, thresholds.entropy_amax),
+        "mse": partial(HistogramObserver, thresholds.mse_amax),
+    }
+    if method not in factories:
+        raise SpecError(f"the method is {method!r}", f"use one of {', '.join(METHODS)}")
+    return factories[method]
 
 
 class MinMaxObserver:
     """The exact largest magnitude."""
 
-    needs_values = False
-
     def __init__(self) -> None:
         self._amax = np.float32(0)
-
-    def update(self, values: Floats) -> None:
-        """Take in values, or the smallest and largest of them.
-
-        Raises:
-            NonFiniteError: If one is NaN or infinite.
-        """
-        if values.size:
-            self._amax = max(self._amax, _finite(np.maximum(-values.min(), values.max())))
-
-    def merge(self, other: MinMaxObserver) -> None:
-        """Take in all that another observer saw."""
-        self._amax = max(self._amax, other._amax)
-
-    def amax(self) -> float:
-        """Largest magnitude seen."""
-        return float(self._amax)
-
-
-class PercentileObserver:
-    """A percentile of the magnitudes, to one bin of a `MagnitudeHistogram`.
-
-    The percentile is the nearest rank: the smallest magnitude with that share of all values at
-    or below it. The answer is the upper edge of its bin, at most the largest magnitude seen.
-    Where it falls into the lowest bin (zeros, and what is 24 octaves below the largest), the
-    tensor is all but empty and the few values that count would be clipped: then the answer is the
-    largest magnitude.
-
-    Args:
-        percentile: Above 0, at most 100.
-
-    Raises:
-        SpecError: If it is out of range.
-    """
-
-    needs_values = True
-
-    def __init__(self, percentile: float) -> None:
-        if not 0 < percentile <= 100:
-            raise SpecError(
-                f"the percentile is {percentile}; expected above 0 and at most 100",
-                "99.99 clips one magnitude in 10,000",
-            )
-        self._percentile = percentile
-        self._histogram = MagnitudeHistogram()
+        self._count = 0
 
     def update(self, values: Floats) -> None:
         """Take in values of any shape.
@@ -121,110 +104,274 @@ class PercentileObserver:
         Raises:
             NonFiniteError: If one is NaN or infinite.
         """
-        self._histogram.update(values)
+        self._amax = max(self._amax, largest_magnitude(values))
+        self._count += values.size
 
-    def merge(self, other: PercentileObserver) -> None:
-        """Take in all that another observer of the same percentile saw.
+    def merge(self, other: MinMaxObserver) -> None:
+        """Take in all that another observer saw."""
+        self._amax = max(self._amax, other._amax)
+        self._count += other._count
 
-        Raises:
-            ValueError: If the percentiles differ.
-        """
-        if other._percentile != self._percentile:
-            raise ValueError(f"cannot merge {self._percentile=} with {other._percentile=}")
-        self._histogram.merge(other._histogram)
-
-    def amax(self) -> float:
-        """Percentile of the magnitudes seen."""
-        histogram = self._histogram
-        cumulative = np.cumsum(histogram.counts)
-        # In decimal: 99.9 % of 1000 values are 999, which binary fractions miss.
-        share = Decimal(str(self._percentile)) / 100 * int(cumulative[-1])
-        rank = int(share.to_integral_value(ROUND_CEILING))
-        bin_index = int(np.searchsorted(cumulative, rank))
-        if bin_index == 0:
-            return histogram.amax
-        return min(float(histogram.upper_edges()[bin_index]), histogram.amax)
-
-
-class MagnitudeHistogram:
-    """Counts of magnitudes in bins of constant relative width, 2^-10.
-
-    A bin is a float's exponent and its 10 leading mantissa bits: 1024 bins per octave, found by a
-    shift of the bits. The histogram keeps the 24 octaves up to the largest magnitude seen; when a
-    larger one comes the ceiling rises by whole octaves and the bins that fall out at the lower
-    end are added to bin 0, which counts everything below too. Both steps are exact on integers,
-    so the result depends on the values alone. Linear histograms over a power of two, of up to
-    2048 bins, are sums of these bins.
-
-    Attributes:
-        counts: `[24 * 1024]` int64, by increasing magnitude.
-        amax: Largest magnitude seen, exactly.
-    """
-
-    _OCTAVES = 24
-    _MANTISSA_BITS = 10
-    _BINS = _OCTAVES << _MANTISSA_BITS
-    _SHIFT = np.uint32(23 - _MANTISSA_BITS)
-    _MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but the sign
-    _INFINITY = np.uint32(0x7F800000)  # NaNs are above
-    _CHUNK = 1 << 17  # values at a time: the buffers stay in the L2 cache
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(self._BINS, np.int64)
-        self._first = 0  # index of bin 0 among all bins that float32 has
-        self._amax_bits = np.uint32(0)
-
-    @property
     def amax(self) -> float:
         """Largest magnitude seen."""
-        return float(self._amax_bits.view(np.float32))
+        return float(self._amax)
+
+    def summary(self, amax: float) -> ValueSummary:
+        """Describe the values; how many are clipped is known only if none is."""
+        largest = float(self._amax)
+        return ValueSummary(largest, self._count or None, 0.0 if amax >= largest else None)
+
+    def state(self) -> State:
+        """Give all that was seen as arrays."""
+        return {"amax": np.array(self._amax), "count": np.array(self._count, np.int64)}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            KeyError: If an array is missing.
+            ValueError: If an array is not what it gives.
+        """
+        amax, count = np.float32(state["amax"]), int(state["count"])
+        if not (np.isfinite(amax) and amax >= 0 and count >= 0):
+            raise ValueError(f"not a magnitude and a count: {amax}, {count}")
+        self._amax, self._count = amax, count
+
+
+class AverageObserver(MinMaxObserver):
+    """The mean over samples of each sample's largest magnitude.
+
+    What a moving average aims at, without its dependence on the order: the sum is kept in whole
+    units of 2^-149, and only the answer is rounded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sum = 0
+        self._samples = 0
 
     def update(self, values: Floats) -> None:
-        """Count values of any shape.
+        """Take in the values of one sample.
 
         Raises:
             NonFiniteError: If one is NaN or infinite.
         """
-        flat = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
-        index = np.empty(min(flat.size, self._CHUNK), np.intp)
-        for start in range(0, flat.size, self._CHUNK):
-            bits = flat[start : start + self._CHUNK] & self._MAGNITUDE
-            self._raise_ceiling(bits.max())
-            bits >>= self._SHIFT
-            np.maximum(bits, np.uint32(self._first), out=bits)
-            chunk = index[: bits.size]
-            np.subtract(bits, self._first, out=chunk, casting="unsafe")
-            self.counts += np.bincount(chunk, minlength=self._BINS)
+        self.add(largest_magnitude(values), values.size)
 
-    def merge(self, other: MagnitudeHistogram) -> None:
-        """Add the counts of another histogram."""
-        aligned = MagnitudeHistogram()
-        aligned.counts, aligned._first = other.counts.copy(), other._first
-        aligned._raise_ceiling(self._amax_bits)
-        self._raise_ceiling(other._amax_bits)
-        self.counts += aligned.counts
+    def add(self, largest: np.float32, count: int) -> None:
+        """Take in the largest magnitude of one sample's values, and their number."""
+        if count:
+            self._amax = max(self._amax, largest)
+            self._count += count
+            self._sum += int(Fraction(float(largest)) * _UNITS_PER_ONE)
+            self._samples += 1
 
-    def upper_edges(self) -> Floats:
-        """Magnitude at which each bin ends, `[24 * 1024]`; infinite above the largest float."""
-        bits = np.arange(self._first + 1, self._first + self._BINS + 1, dtype=np.uint32)
-        return (bits << self._SHIFT).view(np.float32)
+    def merge(self, other: MinMaxObserver) -> None:
+        """Take in all that another observer of averages saw."""
+        assert isinstance(other, AverageObserver)
+        super().merge(other)
+        self._sum += other._sum
+        self._samples += other._samples
 
-    def _raise_ceiling(self, bits: np.uint32) -> None:
-        if bits >= self._INFINITY:
-            raise NonFiniteError("NaN or infinity")
-        self._amax_bits = max(self._amax_bits, bits)
-        octave = int(bits >> np.uint32(23))
-        first = (octave + 1 << self._MANTISSA_BITS) - self._BINS
-        if first <= self._first:
-            return
-        fallen = min(first - self._first, self._BINS)
-        counts = np.zeros_like(self.counts)
-        counts[: self._BINS - fallen] = self.counts[fallen:]
-        counts[0] += self.counts[:fallen].sum()
-        self.counts, self._first = counts, first
+    def amax(self) -> float:
+        """Mean over the samples."""
+        mean = Fraction(self._sum, _UNITS_PER_ONE * max(self._samples, 1))
+        return float(np.float32(float(mean)))
+
+    def largest(self) -> float:
+        """Largest magnitude seen."""
+        return super().amax()
+
+    def state(self) -> State:
+        """Give all that was seen as arrays."""
+        sums = {"sum": np.array(hex(self._sum)), "samples": np.array(self._samples, np.int64)}
+        return super().state() | sums
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            KeyError: If an array is missing.
+            ValueError: If an array is not what it gives.
+        """
+        super().load_state(state)
+        self._sum, self._samples = int(str(state["sum"]), 16), int(state["samples"])
+        if self._sum < 0 or self._samples < 0:
+            raise ValueError("a sum or a count is negative")
 
 
-def _finite(value: np.float32) -> np.float32:
-    if not np.isfinite(value):
+class HistogramObserver:
+    """A threshold that follows from a `MagnitudeHistogram`.
+
+    Of a sample with more than 65,536 values in the tensor, every n-th is counted, where n is the
+    least step that keeps to that number and shares no divisor with the number of values: such a
+    step passes through every channel and every place alike. The largest magnitude is of all values.
+
+    Args:
+        threshold: Gives the magnitude that becomes the largest integer.
+    """
+
+    def __init__(self, threshold: Callable[[MagnitudeHistogram], float]) -> None:
+        self._threshold = threshold
+        self._average = AverageObserver()
+        self.histogram = MagnitudeHistogram()
+
+    def update(self, values: Floats) -> None:
+        """Take in the values of one sample.
+
+        Raises:
+            NonFiniteError: If one is NaN or infinite.
+        """
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        largest = largest_magnitude(flat)
+        self._average.add(largest, flat.size)
+        self.histogram.reach(float(largest))
+        self.histogram.update(flat[:: counting_step(flat.size)])
+
+    def merge(self, other: HistogramObserver) -> None:
+        """Take in all that another observer of the same method saw."""
+        self._average.merge(other._average)
+        self.histogram.merge(other.histogram)
+
+    def amax(self) -> float:
+        """Threshold for the values seen."""
+        return self._threshold(self.histogram)
+
+    def summary(self, amax: float) -> ValueSummary:
+        """Describe the values, to one bin of the histogram."""
+        known = self._average.summary(amax)
+        if not self.histogram.total:
+            return known
+        return ValueSummary(
+            known.amax,
+            known.count,
+            thresholds.clipped_percent(self.histogram, amax),
+            {
+                percent: thresholds.magnitude_at(self.histogram, float(percent))
+                for percent in SUMMARY_PERCENTS
+            },
+        )
+
+    def state(self) -> State:
+        """Give all that was seen as arrays."""
+        average = {f"average_{name}": array for name, array in self._average.state().items()}
+        return self.histogram.state() | average
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            KeyError: If an array is missing.
+            ValueError: If an array is not what it gives.
+        """
+        self.histogram.load_state(state)
+        self._average.load_state({name: state[f"average_{name}"] for name in self._average.state()})
+
+
+class CandidateObserver(HistogramObserver):
+    """The thresholds of all methods, for a choice among them; its own is the largest magnitude."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda histogram: histogram.amax)
+
+    def candidates(self) -> dict[str, float]:
+        """List the thresholds by method: `minmax` first, then those that differ from all before."""
+        found = {
+            "minmax": self.histogram.amax,
+            "average": self._average.amax(),
+            **{
+                f"percentile:{percent}": thresholds.percentile_amax(self.histogram, float(percent))
+                for percent in _CANDIDATE_PERCENTS
+            },
+            "entropy": thresholds.entropy_amax(self.histogram),
+            "mse": thresholds.mse_amax(self.histogram),
+        }
+        distinct: dict[float, str] = {}
+        for method, amax in found.items():
+            distinct.setdefault(amax, method)
+        return {method: amax for amax, method in distinct.items()}
+
+
+class ChannelMaxObserver:
+    """The exact largest magnitude of each channel.
+
+    Args:
+        axis: Axis of the channels, of tensors with all their samples' axes.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._amax: Floats | None = None
+
+    def update(self, values: Floats) -> None:
+        """Take in values of any shape with these channels.
+
+        Raises:
+            ValueError: If the number of channels changed.
+        """
+        channels = values.shape[self._axis]
+        rows = np.moveaxis(values, self._axis, -1).reshape(-1, channels)
+        if len(rows):
+            self._take(np.maximum(rows.max(axis=0), -rows.min(axis=0)))
+
+    def merge(self, other: ChannelMaxObserver) -> None:
+        """Take in all that another observer saw.
+
+        Raises:
+            ValueError: If the number of channels differs.
+        """
+        if other._amax is not None:
+            self._take(other._amax)
+
+    def channel_amax(self) -> tuple[float, ...]:
+        """Largest magnitude of each channel; empty if nothing was seen."""
+        return () if self._amax is None else tuple(map(float, self._amax))
+
+    def state(self) -> State:
+        """Give all that was seen as arrays."""
+        return {"channel_amax": np.array(self.channel_amax(), np.float32)}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            KeyError: If the array is missing.
+            ValueError: If it holds no magnitudes.
+        """
+        amax = state["channel_amax"]
+        if (
+            amax.dtype != np.float32
+            or amax.ndim != 1
+            or not (np.isfinite(amax) & (amax >= 0)).all()
+        ):
+            raise ValueError("not one magnitude per channel")
+        self._amax = amax.copy() if amax.size else None
+
+    def _take(self, amax: Floats) -> None:
+        if self._amax is None:
+            self._amax = np.zeros_like(amax)
+        if self._amax.shape != amax.shape:
+            raise ValueError(f"the number of channels changed: {self._amax.size}, {amax.size}")
+        np.maximum(self._amax, amax, out=self._amax)
+
+
+def largest_magnitude(values: Floats) -> np.float32:
+    """Find the largest magnitude; 0 of no values.
+
+    Raises:
+        NonFiniteError: If a value is NaN or infinite.
+    """
+    if not values.size:
+        return np.float32(0)
+    largest = np.float32(np.maximum(-values.min(), values.max()))  # numpy's extremes keep NaN
+    if not np.isfinite(largest):
         raise NonFiniteError("NaN or infinity")
-    return value
+    return np.abs(largest)  # of zeros alone it may be -0
+
+
+def counting_step(size: int) -> int:
+    """Tell of how many of a sample's values a histogram counts one."""
+    step = max(1, -(-size // COUNTED_VALUES))
+    while math.gcd(step, size) > 1:
+        step += 1
+    return step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ class CalibrationOptions:
     """Choices of a calibration.
 
     Args:
-        method: How a scale follows from the values: `minmax` or `percentile`.
+        method: How a scale follows from the values: one of `observers.METHODS`.
         percentile: For the method of that name: percent of magnitudes not clipped.
+        keep_float: Names of nodes that `quantize` leaves in float with the table.
         data: Path or `module:function`; empty if it is given apart.
         samples: Most samples to use; `None` for all.
         batch_size: Samples per batch, where the graph leaves that open.
@@ -34,8 +36,9 @@ class CalibrationOptions:
         SpecError: If a value has the wrong type, or method or percentile is out of range.
     """
 
-    method: str = "minmax"
+    method: str = "auto"
     percentile: float = 99.99
+    keep_float: Sequence[str] = ()
     data: str = ""
     samples: int | None = None
     batch_size: int = 8
@@ -51,6 +54,8 @@ class CalibrationOptions:
                     f"{name} is {value!r}, a {type(value).__name__}",
                     "see calib/recipes for the types",
                 )
+        if isinstance(self.keep_float, str) or not all(isinstance(n, str) for n in self.keep_float):
+            raise SpecError(f"keep_float is {self.keep_float!r}", "give a list of nodes' names")
         observer_factory(self.method, self.percentile)
 
     def with_given(self, **values: Any) -> CalibrationOptions:
@@ -61,6 +66,7 @@ class CalibrationOptions:
 _KINDS: dict[str, Any] = {
     "method": str,
     "percentile": (int, float),
+    "keep_float": (list, tuple),
     "data": str,
     "samples": (int, type(None)),
     "batch_size": int,

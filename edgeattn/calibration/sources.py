@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from edgeattn.arrays import LABEL_KEY, read_arrays
 from edgeattn.calibration.images import IMAGE_SUFFIXES, check_image_input, load_image
+from edgeattn.calibration.random_samples import RandomSamples, RandomSource
 from edgeattn.errors import DataError
 from edgeattn.inputs import InputSpec
 
 Array = NDArray[Any]
 Sample = dict[str, Array]
-DataSource = str | Path | Iterable[Any]
+DataSource = str | Path | RandomSamples | Iterable[Any]
 
 
 class IndexedSource(Protocol):
@@ -46,7 +47,7 @@ def open_source(source: DataSource, inputs: Sequence[InputSpec]) -> IndexedSourc
 
     Args:
         source: A folder of images, a `.npz` or `.npy` file, `module:function`, an array, a
-            mapping of arrays, or an iterable of either.
+            mapping of arrays, an iterable of either, or `RandomSamples`.
         inputs: The graph's inputs.
 
     Raises:
@@ -60,6 +61,8 @@ def open_source(source: DataSource, inputs: Sequence[InputSpec]) -> IndexedSourc
             )
     if isinstance(source, str | Path):
         return _open_named(source, inputs)
+    if isinstance(source, RandomSamples):
+        return RandomSource(source, inputs)
     if isinstance(source, np.ndarray):
         return ArraySource(_single(source, inputs), inputs, "an array")
     if isinstance(source, Mapping):

@@ -25,8 +25,9 @@ from edgeattn.cli.progress import working
 )
 @click.option(
     "--method",
-    type=click.Choice(["minmax", "percentile"]),
-    help="How a tensor's range follows from its values. Default: minmax.",
+    type=click.Choice(["auto", "minmax", "average", "percentile", "entropy", "mse"]),
+    help="How a tensor's range follows from its values; auto chooses among the others by the error "
+    "at the network's output. Default: auto.",
 )
 @click.option(
     "--percentile",
@@ -37,7 +38,7 @@ from edgeattn.cli.progress import working
     "--samples", type=click.IntRange(min=1), metavar="N", help="Most samples. Default: all."
 )
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per batch. Default: 8."
+    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples read at a time. Default: 8."
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", help="Chooses the samples. Default: 0."
@@ -48,7 +49,26 @@ from edgeattn.cli.progress import working
     metavar="N",
     help="Unreadable images to skip before giving up. Default: none.",
 )
+@click.option(
+    "--random",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="For trials: N random samples in place of data. The table says so.",
+)
 @click.option("--recipe", metavar="NAME", help="Take these choices from a recipe or TOML file.")
+@click.option(
+    "--state", type=FILE, metavar="FILE", help="Keep the state here, and go on from it if it exists."
+)
+@click.option(
+    "--shard", metavar="I/N", help="Run the I-th of N shares of the samples; write only the state."
+)
+@click.option(
+    "--merge",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Run nothing: merge the states of all shards, one option for each.",
+)
 @click.option(
     "--from-cache",
     type=FILE,
@@ -74,7 +94,11 @@ def command(
     batch_size: int | None,
     seed: int | None,
     max_bad: int | None,
+    random: int | None,
     recipe: str | None,
+    state: Path | None,
+    shard: str | None,
+    merge: tuple[Path, ...],
     from_cache: Path | None,
     from_qdq: Path | None,
     output: Path | None,
@@ -85,12 +109,15 @@ def command(
     The table belongs to these weights: `quantize` refuses it for any other graph.
     """
     import edgeattn
+    from edgeattn.calibration.checkpoint import CalibrationState
     from edgeattn.calibration.table import CalibTable
 
-    _check_import(ctx)
+    _check_alone(ctx)
     with working() as progress:
         if from_cache or from_qdq:
             path = _import_scales(graph, from_cache, from_qdq, output)
+        elif merge:
+            path = edgeattn.merge_calibrations(graph, merge, output, progress=progress)
         else:
             path = edgeattn.calibrate(
                 graph,
@@ -102,18 +129,22 @@ def command(
                 batch_size=batch_size,
                 seed=seed,
                 max_bad=max_bad,
+                random=random,
                 recipe=recipe,
+                state=state,
+                shard=shard,
                 progress=progress,
             )
-    print_written(path, CalibTable.load(path).manifest, as_json)
+    written = CalibrationState if shard else CalibTable
+    print_written(path, written.load(path).manifest, as_json)
 
 
-def _check_import(ctx: click.Context) -> None:
-    """Refuse what an import of scales would ignore."""
+def _check_alone(ctx: click.Context) -> None:
+    """Refuse what an import of scales or a merge would ignore."""
     neutral = {"graph", "output", "as_json"}
     typed = click.core.ParameterSource.COMMANDLINE
     given = [n for n in ctx.params if n not in neutral and ctx.get_parameter_source(n) is typed]
-    importing = [name for name in given if name.startswith("from_")]
+    importing = [name for name in given if name in ("from_cache", "from_qdq", "merge")]
     if importing and len(given) > 1:
         other = next(name for name in given if name != importing[0])
         spelt = [f"--{name.replace('_', '-')}" for name in (importing[0], other)]

@@ -21,6 +21,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgeattn.artifacts import Manifest
+from edgeattn.calibration.random_samples import random_array
 from edgeattn.engine.base import TensorSpec
 from edgeattn.engine.cpu import input_tensors
 from edgeattn.engine.cpu_session import (
@@ -29,7 +30,6 @@ from edgeattn.engine.cpu_session import (
     runtime_errors,
     session_options,
 )
-from edgeattn.engine.random_inputs import random_array
 from edgeattn.errors import EngineError
 from edgeattn.graph.compare import finite_or_none, sqnr_db
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgeattn.calibration.random_samples import random_array
 from edgeattn.engine.base import TensorSpec
 from edgeattn.engine.cpu_session import open_session, runtime_errors, session_options
-from edgeattn.engine.random_inputs import random_array
 from edgeattn.errors import EngineError
 from edgeattn.graph.compare import sqnr_db
 from edgeattn.graph.files import value_dtype, value_shape

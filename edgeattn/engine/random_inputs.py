@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgeattn.calibration.random_samples import random_array
 from edgeattn.engine.base import TensorSpec, near_misses
 from edgeattn.errors import DataError
 
@@ -34,30 +35,6 @@ def random_inputs(
     return {
         spec.name: random_array(spec, _shape(spec, shapes.get(spec.name)), rng) for spec in specs
     }
-
-
-def random_array(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Draw an array as an input holds it.
-
-    Images are uniform in [0, 1], normalised as the input's preprocessing says; other floats are
-    standard normal, which neither overflows nor becomes subnormal; integers are 0 or 1, legal as
-    indices nearly everywhere.
-
-    Raises:
-        DataError: If the input holds neither numbers nor booleans.
-    """
-    if spec.preprocess is not None:
-        pixels = rng.random(shape)
-        channels = len(spec.preprocess.mean)
-        per_channel = (channels, 1, 1) if pixels.ndim >= 3 else (1,)
-        mean = np.reshape(spec.preprocess.mean, per_channel)
-        std = np.reshape(spec.preprocess.std, per_channel)
-        return ((pixels - mean) / std).astype(spec.dtype)
-    if spec.dtype == "bool" or "int" in spec.dtype:
-        return rng.integers(0, 2, shape).astype(spec.dtype)
-    if "float" in spec.dtype:
-        return rng.standard_normal(shape).astype(spec.dtype)
-    raise DataError(f"no random {spec.dtype} can be drawn for the input {spec.name}")
 
 
 def _shape(spec: TensorSpec, given: Sequence[int] | None) -> tuple[int, ...]:

@@ -20,8 +20,9 @@ FUNCTIONS = {
     "export": ("model spec output", "weights dynamic opset portable simplify progress"),
     "calibrate": (
         "graph data output",
-        "method percentile samples batch_size seed max_bad recipe progress",
+        "method percentile samples batch_size seed max_bad random recipe state shard progress",
     ),
+    "merge_calibrations": ("graph states output", "progress"),
     "quantize": ("graph output", "table precision recipe keep_float progress"),
     "build": ("graph output", "engine table precision dry_run threads progress"),
     "load": ("path", "threads"),
@@ -37,6 +38,7 @@ FUNCTIONS = {
 REQUIRED = {
     "export": {"model"},
     "calibrate": {"graph"},
+    "merge_calibrations": {"graph", "states"},
     "quantize": {"graph", "table"},
     "build": {"graph"},
     "load": {"path"},

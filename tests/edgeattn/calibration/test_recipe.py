@@ -76,7 +76,9 @@ def test_data_is_looked_for_beside_the_recipe_then_among_the_samples(tmp_path):
     ("text", "reason"),
     [
         ("metod = 'minmax'", "has the unknown key metod"),
-        ("method = 'entropy'", "the method is 'entropy'"),
+        ("method = 'guess'", "the method is 'guess'"),
+        ("keep_float = 'head'", "keep_float is 'head'"),
+        ("keep_float = [3]", r"keep_float is \[3\]"),
         ("method = 3", "method is 3, a int"),
         ("samples = 'all'", "samples is 'all', a str"),
         ("samples = true", "samples is True, a bool"),
