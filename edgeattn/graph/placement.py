@@ -6,10 +6,11 @@ Each recipe adds to the one before it:
     attention  input and output of attention nodes; the products of attention that is written out
     full       other products of activations, pooling, the skip branch of residual Adds
 
-Normalization, softmax and activation functions stay in float in all of them: placement decides the
-accuracy of windowed attention far more than the way scales are found. The choice looks through
-nodes that only move values, and at the value of weights, not at how they are written, so it is the
-same before and after a graph is simplified, and for blocks with and without a shift.
+Normalization, softmax, activation functions and a classifier's last layer stay in float in all of
+them: placement decides the accuracy of windowed attention far more than the way scales are found.
+The choice looks through nodes that only move values, and at the value of weights, not at how they
+are written, so it is the same before and after a graph is simplified, and for blocks with and
+without a shift.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from edgeattn.graph.nodes import (
     range_keepers,
 )
 from edgeattn.graph.op import is_attention
+from edgeattn.graph.pooled_heads import POOLED_HEAD, pooled_heads
 from edgeattn.graph.residuals import Residuals
 from edgeattn.graph.shapes import infer_types
 
@@ -174,6 +176,7 @@ class _Placer:
     """Decides node by node."""
 
     def __init__(self, model: onnx.ModelProto, recipe: Recipe, keep_float: Collection[str]) -> None:
+        self._graph = model.graph
         self._nodes = model.graph.node
         self._recipe = recipe
         self._keep_float = frozenset(keep_float)
@@ -208,11 +211,14 @@ class _Placer:
         """Find the layers with a constant weight, and what keeps nodes from being quantized."""
         linears: dict[int, LinearNode] = {}
         obstacles: dict[int, str] = {}
+        heads = pooled_heads(self._graph, self._constants)
         for index, node in enumerate(self._nodes):
             if self._is_folded(node):
                 continue
             if node_label(node) in self._keep_float:
                 obstacles[index] = "kept in float as asked"
+            elif index in heads:
+                obstacles[index] = POOLED_HEAD
             elif is_standard(node, *LINEAR_OPS) and not is_product_of_activations(
                 node, self._constants
             ):
