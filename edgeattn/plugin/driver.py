@@ -114,6 +114,7 @@ class Device:
         self._addresses: list[int] = []
         self._device = driver.integer("cuDeviceGet", 0)
         self._context = driver.pointer("cuDevicePrimaryCtxRetain", self._device)
+        self._context_before = driver.pointer("cuCtxGetCurrent")
         driver.call("cuCtxSetCurrent", self._context)
         self._stream = driver.pointer("cuStreamCreate", _NON_BLOCKING_STREAM)
 
@@ -179,12 +180,14 @@ class Device:
         driver.call("cuGraphDestroy", graph)
 
     def close(self) -> None:
-        """Give memory, stream and context back."""
+        """Give memory, stream and context back; this thread's context is the one it was."""
         self._driver.call("cuStreamSynchronize", self._stream)
         for address in self._addresses:
             self._driver.call("cuMemFree_v2", c_uint64(address))
         self._addresses.clear()
         self._driver.call("cuStreamDestroy_v2", self._stream)
+        # The last release ends the context, even one that is current: later calls would fail.
+        self._driver.call("cuCtxSetCurrent", self._context_before)
         self._driver.call("cuDevicePrimaryCtxRelease_v2", self._device)
 
 

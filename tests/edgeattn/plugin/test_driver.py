@@ -31,6 +31,7 @@ static int status_of_init = 0, contexts = 0, streams = 0, capturing = 0, graphs 
 static std::map<uint64_t, size_t> memory;
 static std::vector<std::function<void()>> copies;  // that the stream has not come to yet
 static char stream, context, graph;
+static void* current = nullptr;  // the thread's context
 
 static bool inside(uint64_t address, size_t bytes) {
   auto found = memory.find(address);
@@ -57,8 +58,15 @@ int cuDevicePrimaryCtxRetain(void** it, int device) {
   ++contexts;
   return device != 10;
 }
-int cuCtxSetCurrent(void* it) { return it != &context; }
-int cuDevicePrimaryCtxRelease_v2(int device) { --contexts; return device != 10; }
+int cuCtxGetCurrent(void** it) { *it = current; return 0; }
+int cuCtxSetCurrent(void* it) {
+  current = it;
+  return it != nullptr && it != &context;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) {
+  --contexts;
+  return device != 10 || current != nullptr;
+}
 int cuStreamCreate(void** it, unsigned flags) { *it = &stream; ++streams; return flags != 1; }
 int cuStreamDestroy_v2(void* it) { --streams; return it != &stream; }
 int cuStreamSynchronize(void* it) {
