@@ -18,9 +18,6 @@ from edgeattn.graph.passes.correct_bias import correct_bias
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import Decision, Recipe, place_qdq
 
-# For bias correction: a mean per channel, over all places of these, is known to a hundredth.
-CORRECTION_SAMPLES = 64
-
 
 def apply_int8(
     model: onnx.ModelProto,

@@ -9,7 +9,7 @@ from typing import Any
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
 from edgeattn.calibration.data import open_batches
 from edgeattn.calibration.half import apply_half
-from edgeattn.calibration.int8 import CORRECTION_SAMPLES, apply_int8
+from edgeattn.calibration.int8 import apply_int8
 from edgeattn.calibration.sources import DataSource
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
@@ -23,6 +23,10 @@ from edgeattn.graph.files import (
 )
 from edgeattn.graph.half_types import HalfType
 from edgeattn.graph.placement import RECIPES, Recipe
+
+# Mean errors per channel, over all places of these, are known to a hundredth; how large tensors
+# get, within the margin of the overflow check.
+SAMPLES = 64
 
 PRECISIONS = ("int8", "fp16", "bf16", "int8+fp16", "int8+bf16")
 _HALF_TYPES: dict[str, HalfType] = {"fp16": "float16", "bf16": "bfloat16"}
@@ -68,7 +72,7 @@ def quantize(
         correct_bias: Run some of the data, and take the mean error that INT8 makes in each channel
             of each layer out of its bias.
         data: Real inputs, as `calibrate` takes them: for `correct_bias`, and for FP16, which then
-            keeps in float32 what passes its range on them, with a margin.
+            keeps in float32 what passes its range on them, with a margin. At most 64 are run.
         half_io: Give the graph's inputs and outputs the half type too; they stay float32 else.
         progress: Called with steps done, their number, and a word.
 
@@ -123,19 +127,20 @@ def quantize(
     model = load_graph(graph)
     step(1, "quantizing")
     report: dict[str, Any] = {}
+    batches = None
+    if data is not None and (correct_bias or half == "float16"):
+        samples = open_batches(data, input_specs(model), samples=SAMPLES)
+        batches = list(samples)  # each step runs them
+        parents["data"] = Parent(samples.label, samples.sha256)
     if is_int8 and calib_table is not None:
-        correction = None
-        if correct_bias and data is not None:
-            samples = open_batches(data, input_specs(model), samples=CORRECTION_SAMPLES)
-            correction = list(samples)
-            parents["data"] = Parent(samples.label, samples.sha256)
+        correction = batches if correct_bias else None
         model, report = apply_int8(
             model, calib_table, recipe, keep_float, balance=balance, correction=correction
         )
     if half is not None:
         kept = () if is_int8 else keep_float
         model, found = apply_half(
-            model, half, data=data, table=calib_table, keep_float=kept, half_io=half_io
+            model, half, batches=batches, table=calib_table, keep_float=kept, half_io=half_io
         )
         report |= found
     if is_int8:

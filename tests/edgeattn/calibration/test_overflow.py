@@ -131,7 +131,9 @@ def test_a_planted_overflow_is_saved_by_data_and_seen_without(tmp_path: Path) ->
     assert not np.isfinite(outputs_of(blind, x)).all()
     path = edgeattn.quantize(graph, precision="fp16", data=x)
     assert path == tmp_path / "net.fp16.onnx"
-    report = read_manifest(path).report
+    manifest = read_manifest(path)
+    report = manifest.report
+    assert set(manifest.parents) == {"graph", "data"}
     assert [entry["tensor"] for entry in report["overflows"]] == ["h"]
     assert report["overflows"][0]["magnitude"] == pytest.approx(1e5, rel=1e-3)
     assert report["overflow_check"] == "done: 4 tensors on 20 samples; 1 beyond 32752"
@@ -164,6 +166,19 @@ def test_bf16_needs_no_check_and_no_data(tmp_path: Path) -> None:
     assert sqnr_db(expected, outputs_of(path, x)) > 38
 
 
+def test_data_that_can_be_read_once_serves_every_step(tmp_path: Path) -> None:
+    graph, x = save(block(), tmp_path / "net.onnx"), floats(24, 4, 8)
+    table = edgeattn.calibrate(graph, x, method="minmax")
+    path = edgeattn.quantize(
+        graph,
+        table=table,
+        precision="int8+fp16",
+        data=({"x": x[i : i + 8]} for i in (0, 8, 16)),
+        correct_bias=True,
+    )
+    assert "on 24 samples" in read_manifest(path).report["overflow_check"]
+
+
 def test_data_that_does_not_fit_the_graph_is_refused(tmp_path: Path) -> None:
     graph = save(large(), tmp_path / "net.onnx")
     with pytest.raises(DataError):
@@ -178,7 +193,9 @@ def test_the_manifest_says_what_was_written(tmp_path: Path, precision: str) -> N
     path = edgeattn.quantize(graph, table=table, precision=precision, data=floats(9, 4, 8))
     manifest = read_manifest(path)
     assert manifest.options["precision"] == precision
-    assert set(manifest.parents) == ({"graph", "table"} if table else {"graph"})
+    parents = {"table"} if "int8" in precision else set()
+    parents |= {"data"} if "fp16" in precision else set()  # BF16 has no use for it
+    assert set(manifest.parents) == {"graph"} | parents
     report = manifest.report
     assert report["half_type"] == ("bfloat16" if "bf16" in precision else "float16")
     assert report["half_nodes"] + report["float32_nodes"] == len(report["node_types"])
