@@ -209,7 +209,7 @@ BUGS: dict[str, Bug] = {
         _LOADER, _text("step = params_.pad_quant_scale;"), "step = 1.0f;", NUMBERS, "int8"
     ),
     "half of a row of INT8 is not widened": Bug(
-        _LOADER, r"\n *store\(\(base \+ second\).*", "", EITHER, "int8"
+        _LOADER, r"\n *store\(\(tile \+ second\).*", "", EITHER, "int8"
     ),
     "cosine forgets the length of the queries": Bug(
         _QUERY, _text("scale * inverse_length(sum_of_quad(square))"), "scale", NUMBERS,
