@@ -21,6 +21,7 @@ from edgeattn.graph.files import (
     load_graph,
     save_graph,
 )
+from edgeattn.graph.half_placement import check_float32
 from edgeattn.graph.half_types import HalfType
 from edgeattn.graph.placement import RECIPES, Recipe
 
@@ -125,6 +126,7 @@ def quantize(
         calib_table.check_parent(graph)
         parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
     model = load_graph(graph)
+    check_float32(model)
     step(1, "quantizing")
     report: dict[str, Any] = {}
     batches = None

@@ -83,6 +83,7 @@ class _Emulator:
         self._constants = constant_tensors(model.graph)
         self._nodes: list[onnx.NodeProto] = []
         self._wide: dict[str, str] = {}
+        self._replaced: set[str] = set()
 
     def rewrite(self) -> None:
         graph = self._graph
@@ -90,9 +91,7 @@ class _Emulator:
         for node in graph.node:
             self._rewrite(node)
         for value in graph.output:
-            if value.name in self._wide and self._is_made_wide(value.name):
-                element = value.type.tensor_type.elem_type
-                self._nodes.append(_cast(self._wide[value.name], value.name, element))
+            self._narrow(value.name)
         nodes = self._nodes
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
@@ -101,8 +100,11 @@ class _Emulator:
     def _is_half(self, name: str) -> bool:
         return self._types.get(name) in _HALVES
 
-    def _is_made_wide(self, name: str) -> bool:
-        return not any(name in node.output for node in self._nodes)
+    def _narrow(self, name: str) -> None:
+        """Make the half tensor itself, if only the one that stands for it was made."""
+        if name in self._wide and name in self._replaced:
+            self._replaced.remove(name)
+            self._nodes.append(_cast(self._wide[name], name, self._types[name]))
 
     def _rewrite(self, node: onnx.NodeProto) -> None:
         if is_standard(node, "Cast"):
@@ -112,6 +114,8 @@ class _Emulator:
         elif is_standard_domain(node.domain) and any(map(self._is_half, node.input)):
             self._rewrite_standard(node)
         else:
+            for name in node.input:
+                self._narrow(name)
             self._nodes.append(node)
 
     def _rewrite_cast(self, node: onnx.NodeProto) -> None:
@@ -122,6 +126,7 @@ class _Emulator:
             self._nodes.append(node)  # ONNX Runtime drops those from float32 to float32
         else:
             self._wide[output] = self._rounded(source, output)
+            self._replaced.add(output)
 
     def _rewrite_qdq(self, node: onnx.NodeProto) -> None:
         is_half = any(self._is_half(name) for name in (*node.input[:2], *node.output))
@@ -145,6 +150,7 @@ class _Emulator:
             if not self._is_half(name):
                 continue
             node.output[k] = self._names.new(f"{name}/float32")
+            self._replaced.add(name)
             self._wide[name] = self._rounded(node.output[k], name) if rounds else node.output[k]
 
     def _rounded(self, source: str, name: str) -> str:

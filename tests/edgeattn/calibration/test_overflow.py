@@ -9,12 +9,12 @@ import onnx
 import pytest
 
 import edgeattn
-from edgeattn.artifacts import Manifest, read_manifest
+from edgeattn.artifacts import Manifest, Parent, read_manifest
 from edgeattn.calibration.overflow import Overflow, check_overflow
 from edgeattn.calibration.table import CalibTable, TensorRange, ValueSummary
 from edgeattn.errors import DataError, GraphError, SpecError
 from edgeattn.graph.compare import sqnr_db
-from edgeattn.graph.files import load_graph
+from edgeattn.graph.files import graph_sha256, load_graph
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from tests.graph_runs import run, tensors_of
 from tests.graphs import save
@@ -242,7 +242,12 @@ def test_options_that_do_not_go_with_the_precision_are_refused(
 
 
 def test_a_graph_of_a_half_type_is_not_quantized_again(tmp_path: Path) -> None:
-    graph = save(block(), tmp_path / "net.onnx")
-    half = edgeattn.quantize(graph, precision="fp16")
+    half = edgeattn.quantize(save(block(), tmp_path / "net.onnx"), precision="fp16")
+    for precision in ("fp16", "bf16"):
+        with pytest.raises(GraphError, match="the graph computes in float16 already"):
+            edgeattn.quantize(half, precision=precision)
+    tensors = {"norm": TensorRange.from_amax(3.0, "minmax")}
+    parent = Parent(half.name, graph_sha256(half))
+    table = CalibTable("minmax", tensors, Manifest("table", parents={"graph": parent}))
     with pytest.raises(GraphError, match="the graph computes in float16 already"):
-        edgeattn.quantize(half, precision="fp16")
+        edgeattn.quantize(half, table=table.save(tmp_path / "t.calib.json"), precision="int8")

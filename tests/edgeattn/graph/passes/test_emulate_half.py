@@ -127,6 +127,25 @@ def test_bodies_of_control_flow_in_a_half_type_are_left_to_the_runtime() -> None
     assert emulate_half(model) is model
 
 
+def test_operators_beyond_the_standard_get_and_give_half_tensors() -> None:
+    text = (
+        "g (float16[N,6] x) => (float16[N,6] y) "
+        "{ a = Add(x, x) b = com.microsoft.FastGelu(a) y = Add(b, a) }"
+    )
+    model = from_text(text)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT16, None))
+    emulated = emulate_half(model)
+    (node,) = [node for node in emulated.graph.node if node.op_type == "FastGelu"]
+    (cast,) = [n for n in emulated.graph.node if n.output[0] == node.input[0]]
+    assert (cast.op_type, cast.attribute[0].i) == ("Cast", TensorProto.FLOAT16)
+    x = floats(3, 6).astype(np.float16)
+    (found,) = run(emulated, {"x": x})
+    twice = (x + x).astype(np.float64)
+    expected = twice * (0.5 + 0.5 * np.tanh(0.7978845608 * (twice + 0.044715 * twice**3))) + twice
+    np.testing.assert_allclose(found, expected, atol=4e-3)
+
+
 def test_operators_with_a_type_of_their_own_are_widened() -> None:
     one = numpy_helper.from_array(np.ones(1, np.float16))
     model = from_text(
