@@ -23,6 +23,7 @@ from edgeattn.errors import DataError, GraphError, first_line
 from edgeattn.graph.compare import compare_arrays, noise_energies, top1_accuracy
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 from edgeattn.graph.passes.decompose import decompose
+from edgeattn.graph.passes.emulate_half import emulate_half
 
 BATCH_SIZE = 8
 
@@ -54,7 +55,7 @@ class OutputJudge:
         Raises:
             GraphError: If ONNX Runtime does not run it.
         """
-        return SampleSession(decompose(model)).run(self._samples)
+        return SampleSession(emulate_half(decompose(model))).run(self._samples)
 
     def sqnr_db(self, model: onnx.ModelProto) -> float:
         """Measure a graph's outputs; see `output_sqnr_db`.
@@ -79,9 +80,10 @@ class SampleSession:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._session = _open(model)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        sizes = {spec.name: spec.shape[0] for spec in self._session.get_inputs() if spec.shape}
-        self._inputs = list(sizes)
-        fixed = [size for size in sizes.values() if isinstance(size, int)]
+        inputs = self._session.get_inputs()
+        self._inputs = [spec.name for spec in inputs]
+        self._halves = {spec.name for spec in inputs if spec.type == "tensor(float16)"}
+        fixed = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
         self._fixed = fixed[0] if fixed else None
 
     def run(self, samples: Arrays, constants: Arrays | None = None) -> dict[str, Array]:
@@ -115,6 +117,7 @@ class SampleSession:
             if self._fixed is None:
                 rows = rows[: count - start]
             feeds = {name: samples[name][rows] for name in self._inputs} | dict(constants)
+            feeds |= {name: feeds[name].astype(np.float16) for name in self._halves}
             try:
                 runs.append(_Run(len(rows), self._session.run(self._outputs, feeds)))
             except Exception as err:  # onnxruntime's errors share no class
