@@ -6,10 +6,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
 from edgeattn.calibration.data import open_batches
+from edgeattn.calibration.gate import read_goal, search_keep_float, warn_of_random
 from edgeattn.calibration.half import apply_half
 from edgeattn.calibration.int8 import apply_int8
+from edgeattn.calibration.labelled import load_samples
 from edgeattn.calibration.sources import DataSource
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
@@ -47,6 +51,10 @@ def quantize(
     correct_bias: bool = False,
     data: DataSource | None = None,
     half_io: bool = False,
+    min_sqnr: float | None = None,
+    max_drop: float | None = None,
+    labels: Any = None,
+    samples: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the precision into a graph.
@@ -66,7 +74,7 @@ def quantize(
             `attention`: input and output of attention as well, and its products where it is
             written out; `full`: also pooling, other products, the skip branch of residual sums.
         keep_float: Names of nodes to leave in float: out of INT8, or in float32 where the
-            precision has no INT8.
+            precision has no INT8. Those that the table's recipe named stay out of INT8 too.
         balance: Move range from the channels of activations to the weights that read them before
             anything is rounded: 0.5 shares it evenly, 1 moves all of it; by default nothing is
             moved. The float graph computes the same bits.
@@ -75,6 +83,12 @@ def quantize(
         data: Real inputs, as `calibrate` takes them: for `correct_bias`, and for FP16, which then
             keeps in float32 what passes its range on them, with a margin. At most 64 are run.
         half_io: Give the graph's inputs and outputs the half type too; they stay float32 else.
+        min_sqnr: Keep as few layers in float as it takes for the output to have this signal to
+            noise ratio on the data, in dB.
+        max_drop: The same so that top-1 falls by no more than these percentage points.
+        labels: Class indices of the data, for `max_drop`: an array, or a `.npy` or `.npz` file; by
+            default an array `label` among the data.
+        samples: Most samples for `min_sqnr` and `max_drop`; by default 64, with labels 1000.
         progress: Called with steps done, their number, and a word.
 
     Returns:
@@ -82,6 +96,7 @@ def quantize(
         decision with its reason, and what TensorRT would not compute in INT8 as it is written.
 
     Raises:
+        AccuracyError: If `min_sqnr` or `max_drop` cannot be met. The best graph found is written.
         ArtifactError: If a file is missing or the output's folder is not writable.
         DataError: If the data cannot be read or does not fit the graph.
         GraphError: If the graph cannot be read, has nothing to quantize, or is of a half type.
@@ -107,6 +122,9 @@ def quantize(
         data=data,
         half_io=half_io,
     )
+    goal = read_goal(
+        min_sqnr, max_drop, precision=precision, data=data, labels=labels, samples=samples
+    )
     graph = Path(graph)
     output = graph.with_suffix(f".{precision}.onnx") if output is None else Path(output)
     check_writable(output)
@@ -124,27 +142,54 @@ def quantize(
     if table is not None:
         calib_table = CalibTable.load(table)
         calib_table.check_parent(graph)
+        if is_int8:  # what its recipe left out
+            keep_float = {*keep_float, *calib_table.manifest.options.get("keep_float", ())}
         parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
+        warn_of_random(calib_table, goal)
     model = load_graph(graph)
     check_float32(model)
-    step(1, "quantizing")
-    report: dict[str, Any] = {}
-    batches = None
+    batches = judged = None
+    if goal is not None and data is not None:
+        judged = load_samples(data, input_specs(model), labels, most=samples)
+        parents["data"] = judged.parent
+        data = judged.half(0).arrays  # what is held out corrects no bias
     if data is not None and (correct_bias or half == "float16"):
-        samples = open_batches(data, input_specs(model), samples=SAMPLES)
-        batches = list(samples)  # each step runs them
-        parents["data"] = Parent(samples.label, samples.sha256)
-    if is_int8 and calib_table is not None:
-        correction = batches if correct_bias else None
-        model, report = apply_int8(
-            model, calib_table, recipe, keep_float, balance=balance, correction=correction
+        opened = open_batches(data, input_specs(model), samples=SAMPLES)
+        batches = list(opened)  # each step runs them
+        parents.setdefault("data", Parent(opened.label, opened.sha256))
+
+    def typed(keep_float: Collection[str]) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        result, report = model, dict[str, Any]()
+        if is_int8 and calib_table is not None:
+            correction = batches if correct_bias else None
+            result, report = apply_int8(
+                result, calib_table, recipe, keep_float, balance=balance, correction=correction
+            )
+        if half is not None:
+            kept = () if is_int8 else keep_float
+            result, found = apply_half(
+                result, half, batches=batches, table=calib_table, keep_float=kept, half_io=half_io
+            )
+            report |= found
+        return result, report
+
+    gate = None
+    if goal is not None and judged is not None and calib_table is not None:
+        gate = search_keep_float(
+            model,
+            lambda kept: typed(kept)[0],
+            goal,
+            judged,
+            recipe=recipe,
+            scales=calib_table.quant_scales,
+            keep_float=keep_float,
+            progress=progress,
         )
-    if half is not None:
-        kept = () if is_int8 else keep_float
-        model, found = apply_half(
-            model, half, batches=batches, table=calib_table, keep_float=kept, half_io=half_io
-        )
-        report |= found
+        keep_float = {*keep_float, *gate.keep_float}
+    step(1, "quantizing")
+    model, report = typed(keep_float)
+    if gate is not None:
+        report["gate"] = gate.report
     if is_int8:
         report["tensorrt_faults"] = explicit_int8_faults(model)
     source = embedded_manifest(model, str(graph))
@@ -160,6 +205,8 @@ def quantize(
     step(2, "writing")
     save_graph(model, output, manifest)
     step(3, "writing")
+    if gate is not None:
+        gate.check(output)
     return output
 
 

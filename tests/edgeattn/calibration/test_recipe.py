@@ -10,9 +10,11 @@ import pytest
 from edgeattn.artifacts import data_folder
 from edgeattn.calibration.collect import calibrate
 from edgeattn.calibration.data import open_batches
+from edgeattn.calibration.quantize import quantize
 from edgeattn.calibration.recipe import CalibrationOptions, load_recipe, recipe_names
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, SpecError
+from edgeattn.graph.files import embedded_manifest, load_graph
 from edgeattn.models.registry import get_entry
 from tests.graphs import save
 from tests.quantization import block, floats
@@ -103,3 +105,22 @@ def test_what_is_no_recipe_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtifactError, match="is not TOML"):
         load_recipe(path)
+
+
+def test_nodes_that_a_recipe_keeps_in_float_stay_so_with_its_table(tmp_path):
+    np.save(tmp_path / "data.npy", floats(9, 4, 8))
+    recipe = write(tmp_path, 'data = "data.npy"\nmethod = "mse"\nkeep_float = ["v", "q"]')
+    graph = save(block(), tmp_path / "net.onnx")
+    table = calibrate(graph, recipe=recipe)
+    assert CalibTable.load(table).manifest.options["keep_float"] == ["q", "v"]
+    manifest = embedded_manifest(load_graph(quantize(graph, table=table, keep_float=["k"])), "")
+    assert manifest.options["keep_float"] == ["k", "q", "v"]
+    floating = {d["node"] for d in manifest.report["decisions"] if not d["quantized"]}
+    assert {"k", "q", "v"} <= floating
+
+
+def test_a_recipe_that_keeps_a_node_that_is_not_there_is_refused(tmp_path):
+    recipe = write(tmp_path, 'keep_float = ["nowhere"]')
+    graph = save(block(), tmp_path / "net.onnx")
+    with pytest.raises(SpecError, match="nowhere"):
+        calibrate(graph, floats(2, 4, 8), recipe=recipe)
