@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,10 @@ from edgeattn.graph.passes.balance_channels import balance_channels
 from edgeattn.graph.passes.correct_bias import correct_bias
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import Decision, Recipe, place_qdq
+
+# Biases are corrected on so many samples: a mean over all their places changes little with more,
+# and memory holds tensors of all of them (1 GB for a Swin-T).
+CORRECTION_SAMPLES = 32
 
 
 def apply_int8(
@@ -40,7 +44,8 @@ def apply_int8(
             1; `None` for not at all. The tensors' new largest magnitudes follow exactly from what
             was observed, and set their scales. A threshold that clips does not follow, and is not
             missed: what it clips is mostly the channels that no longer stand out.
-        correction: Batches of inputs to correct biases with; `None` for not at all.
+        correction: Batches of inputs to correct biases with, of which the first with
+            `CORRECTION_SAMPLES` are run; `None` for not at all.
         progress: Called while biases are corrected, with layers done, and their number.
 
     Returns:
@@ -58,12 +63,29 @@ def apply_int8(
         scales |= {name: float(quant_scale_from_amax(a)) for name, a in balanced.amax.items()}
     quantized, placed = insert_qdq(model, scales, recipe, keep_float)
     decisions += placed
+    report = {}
     if correction is not None:
+        batches, report["correction_samples"] = _first(correction, CORRECTION_SAMPLES)
         placement = place_qdq(model, recipe, keep_float)
-        shifts = measure_mean_errors(model, quantized, placement, correction, progress)
+        shifts = measure_mean_errors(model, quantized, placement, batches, progress)
         quantized, corrected = correct_bias(quantized, shifts)
         decisions += corrected
-    return quantized, _report(decisions)
+    return quantized, _report(decisions) | report
+
+
+def _first(
+    batches: Iterable[Mapping[str, Array]], count: int
+) -> tuple[list[Mapping[str, Array]], int]:
+    """Take as many whole batches as hold so many samples, at least one; and count the samples."""
+    taken: list[Mapping[str, Array]] = []
+    samples = 0
+    for batch in batches:
+        size = len(next(iter(batch.values())))
+        if taken and samples + size > count:
+            break
+        taken.append(batch)
+        samples += size
+    return taken, samples
 
 
 def _report(decisions: Sequence[Decision]) -> dict[str, Any]:

@@ -114,10 +114,18 @@ def test_the_report_tells_what_was_balanced_and_corrected():
         assert report[count] == plain[count]
 
 
+@pytest.mark.parametrize(("size", "used"), [(1, 32), (8, 32), (24, 24), (40, 40)])
+def test_so_many_samples_correct_biases_in_whole_batches(size, used):
+    batches = [{"x": SAMPLES[i : i + size]} for i in range(0, len(SAMPLES), size)]
+    _, report = apply_int8(block(), table_of(block()), correction=batches)
+    assert report["correction_samples"] == used
+
+
 def test_without_options_nothing_is_moved():
     model, table = block(), table_of(block())
     _, report = apply_int8(model, table)
     assert not any("balanced" in d["reason"] or "bias:" in d["reason"] for d in report["decisions"])
+    assert "correction_samples" not in report
 
 
 def test_a_table_without_channels_cannot_balance():
