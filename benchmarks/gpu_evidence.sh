@@ -4,19 +4,19 @@
 #
 #   benchmarks/gpu_evidence.sh OUTPUT [STEP...]
 #
-# Steps: build tests memcheck racecheck initcheck benchmark peers; and all-peers, which takes what
-# time is left and runs only when named, best alone. OUTPUT receives build.log, tests.log,
+# Steps: build tests memcheck racecheck initcheck synccheck benchmark peers; and all-peers, which
+# takes what time is left and runs only when named, best alone. OUTPUT receives build.log, tests.log,
 # sanitizer.log, benchmark.log, summary.txt and results/DEVICE/DATE.jsonl.
 #
 # Needs nvcc, CMake, and a Python (PYTHON, else python3) with torch for CUDA, pytest, hypothesis,
-# onnx, onnxruntime, click and rich; compute-sanitizer for three of the steps. Works from a checkout
+# onnx, onnxruntime, click and rich; compute-sanitizer for four of the steps. Works from a checkout
 # alone: nothing is installed or fetched.
 # shellcheck disable=SC2329  # functions are called by name
 set -uo pipefail
 
-usage="usage: $0 OUTPUT [build|tests|memcheck|racecheck|initcheck|benchmark|peers|all-peers]..."
-default_steps=(build tests memcheck racecheck initcheck benchmark peers)
-tools=(memcheck racecheck initcheck)
+usage="usage: $0 OUTPUT [build|tests|memcheck|racecheck|initcheck|synccheck|benchmark|peers|all-peers]..."
+default_steps=(build tests memcheck racecheck initcheck synccheck benchmark peers)
+tools=(memcheck racecheck initcheck synccheck)
 # Where the tests marked `gpu` are: other folders need packages that a board may lack.
 gpu_tests=(
   tests/plugins tests/edgeattn/plugin tests/edgeattn/models/test_fused_gpu.py
@@ -64,6 +64,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=1  # a dozen processes run side by side
 export EDGEATTN_KERNEL_LIBRARY=$work/lib/libedgeattn_kernels.so
 export EDGEATTN_REQUIRE_FUSED=1
 # What one process compiled of PyTorch's ways, the next one finds.

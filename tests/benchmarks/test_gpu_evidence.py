@@ -37,7 +37,8 @@ SANITIZER = """#!/bin/bash
 echo "compute-sanitizer $*" >>"$CALLS"
 [[ "$FAILING" != *"$2"* ]] || exit 9
 """
-DEFAULT_STEPS = ["build", "tests", "memcheck", "racecheck", "initcheck", "benchmark", "peers"]
+CHECKERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
+DEFAULT_STEPS = ["build", "tests", *CHECKERS, "benchmark", "peers"]
 
 
 class Machine:
