@@ -45,6 +45,10 @@ class TableError(EdgeAttnError, ValueError):
     """A calibration table that is malformed or belongs to another graph."""
 
 
+class AccuracyError(EdgeAttnError, RuntimeError):
+    """An accuracy that was asked for and not reached; the best that was found is written."""
+
+
 class BuildError(EdgeAttnError, RuntimeError):
     """An engine that could not be built as asked."""
 

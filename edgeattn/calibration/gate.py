@@ -8,16 +8,19 @@ other must meet the goal too.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx
 
 from edgeattn.calibration.labelled import LabelledSamples
 from edgeattn.calibration.sensitivity import Figures, NodeTrials, quantized_nodes
-from edgeattn.errors import DataError, SpecError
+from edgeattn.calibration.table import CalibTable
+from edgeattn.errors import AccuracyError, DataError, SpecError, TableError
 from edgeattn.graph.compare import finite_or_none
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import Recipe
@@ -57,6 +60,11 @@ class Goal:
                 "give min_sqnr in dB, such as 30, or max_drop in points, such as 0.3",
             )
 
+    @property
+    def name(self) -> str:
+        """The option that sets it."""
+        return "min_sqnr" if self.max_drop is None else "max_drop"
+
     def __str__(self) -> str:
         """Spell the goal as the command line does."""
         if self.max_drop is None:
@@ -85,6 +93,76 @@ class GateResult:
     keep_float: tuple[str, ...]
     met: bool
     report: dict[str, Any]
+
+    def check(self, output: Path) -> None:
+        """Refuse to call a missed goal a success.
+
+        Raises:
+            AccuracyError: If the goal is missed; it says what was reached.
+        """
+        if self.met:
+            return
+        reached = "; ".join(
+            f"{part} "
+            + ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value)
+            for part, figures in self.report["figures"].items()
+        )
+        raise AccuracyError(
+            f"the goal {self.report['goal']} cannot be met: the best graph found keeps "
+            f"{len(self.keep_float)} of {self.report['of_nodes']} nodes in float and reaches "
+            f"{reached}",
+            f"it is in {output}; calibrate otherwise, or ask for less",
+        )
+
+
+def read_goal(
+    min_sqnr: float | None,
+    max_drop: float | None,
+    *,
+    precision: str,
+    data: Any,
+    labels: Any,
+    samples: int | None,
+) -> Goal | None:
+    """Read the gate's options; `None` if no goal is set.
+
+    Raises:
+        SpecError: If an option has no use, lacks another, or is out of range.
+    """
+    if min_sqnr is None and max_drop is None:
+        for name, value in (("labels", labels), ("samples", samples)):
+            if value is not None:
+                raise SpecError(f"{name} serve min_sqnr and max_drop only", "give one of them")
+        return None
+    goal = Goal(min_sqnr, max_drop)
+    if not precision.startswith("int8"):
+        raise SpecError(
+            f"{goal.name} keeps layers out of INT8; the precision is {precision}", "leave it out"
+        )
+    if data is None:
+        raise SpecError(
+            f"{goal.name} is judged on real inputs, and there are none",
+            "give data that the graph was not calibrated with",
+        )
+    return goal
+
+
+def warn_of_random(table: CalibTable, goal: Goal | None) -> None:
+    """Warn of a table made of random data; no goal may rest on one.
+
+    Raises:
+        TableError: If a goal is set.
+    """
+    if not table.manifest.options.get("random"):
+        return
+    if goal is not None:
+        raise TableError(
+            f"the table was made of random data, so that {goal.name} cannot be vouched for",
+            "calibrate on real data",
+        )
+    logging.getLogger(__name__).warning(
+        "the table was made of random data: accuracy is unknown and likely low"
+    )
 
 
 def search_keep_float(
