@@ -18,6 +18,7 @@ from edgeattn.artifacts import (
     read_manifest,
     sha256_of_file,
 )
+from edgeattn.calibration.checkpoint import CalibrationState
 from edgeattn.calibration.table import CalibTable
 from edgeattn.calibration.trt_cache import TrtCalibCache
 from edgeattn.errors import ArtifactError, MissingDependencyError
@@ -33,7 +34,9 @@ from edgeattn.graph.op import attention_nodes, spec_of_node
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """Describe a graph, table, engine, report, weights file or calibration cache of TensorRT.
+    """Describe a graph, table, engine, report, weights file or state of a calibration.
+
+    A calibration cache of TensorRT is known too, by its first bytes.
 
     Args:
         path: The file; any ONNX graph will do.
@@ -53,6 +56,8 @@ def describe(path: Path | str) -> dict[str, Any]:
         return described | {"sha256": sha256} | _describe_json(path)
     if path.suffix == ".safetensors":
         return described | {"sha256": sha256} | _describe_weights(path)
+    if path.suffix == ".state":
+        return described | {"sha256": sha256, "kind": "calibration-state"} | _describe_state(path)
     if (cache := _describe_trt_cache(path)) is not None:
         return described | {"sha256": sha256} | cache
     if path.suffix == ".engine" and manifest_path(path).exists():
@@ -90,6 +95,11 @@ def _describe_json(path: Path) -> dict[str, Any]:
         kept = ("mode", "latency", "throughput_qps", "inputs", "figures", "warnings")
         described |= {name: values[name] for name in kept if name in values}
     return described
+
+
+def _describe_state(path: Path) -> dict[str, Any]:
+    state = CalibrationState.load(path)
+    return _describe_manifest(state.manifest) | {"samples_read": len(state.digests)}
 
 
 def _describe_trt_cache(path: Path) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ class CalibrationState:
 
     Attributes:
         manifest: Parent `graph`, the options, and in the report: `shard`, `finished`, `data` (a
-            short name), `samples` read, `skipped` and `left_out`.
+            short name), `samples` read, `skipped`, `ignored` and `left_out`.
         digests: Hash of each sample read so far, in order, those of other shards included.
         arrays: What the observers saw.
     """
@@ -107,7 +107,7 @@ class CalibrationState:
             if isinstance(err, ArtifactError):
                 raise
             raise ArtifactError(f"{path} is not a whole state of a calibration", _AGAIN) from err
-        known = {"shard", "finished", "data", "samples", "skipped", "left_out"}
+        known = {"shard", "finished", "data", "samples", "skipped", "ignored", "left_out"}
         if manifest.kind != "calibration-state" or not known <= set(manifest.report):
             raise ArtifactError(f"{path} is not a state of a calibration", _AGAIN)
         return cls(manifest, digests, arrays)

@@ -219,6 +219,7 @@ def _observe(
             "data": batches.label,
             "samples": batches.samples,
             "skipped": batches.skipped,
+            "ignored": batches.ignored,
             "left_out": batches.left_out,
         }
         return CalibrationState(
@@ -283,6 +284,7 @@ def _write_table(
             "samples": report["samples"],
             "left_out": report["left_out"],
             "skipped": report["skipped"],
+            "ignored": report["ignored"],
             "tensors": len(tensors),
             "zero_tensors": [
                 name
@@ -338,7 +340,7 @@ def _check_same_data(state: CalibrationState, first: CalibrationState, path: Pat
         raise ArtifactError(
             f"the calibration of {path} is not finished", "go on with it: the same command again"
         )
-    names = ("skipped", "left_out", "samples")
+    names = ("skipped", "ignored", "left_out", "samples")
     same = all(state.manifest.report[n] == first.manifest.report[n] for n in names)
     if list(state.digests) != list(first.digests) or not same:
         raise ArtifactError(f"{path} was made from other data than the first state", "")

@@ -11,6 +11,7 @@ from edgeattn.calibration.images import BadImageError
 from edgeattn.calibration.sources import (
     Array,
     DataSource,
+    ImageFolder,
     IndexedSource,
     Sample,
     Stream,
@@ -78,6 +79,7 @@ class Batches:
         total: Samples to expect, or `None` if the source does not tell.
         samples: Samples yielded so far.
         left_out: Samples that did not fill a last batch of fixed size.
+        ignored: Files of an image folder that are no images by their names.
         skipped: What was wrong with each image that was skipped.
         digests: Hash of each sample yielded so far, in order, as the graph sees it: names, types,
             shapes and values of its inputs.
@@ -96,6 +98,7 @@ class Batches:
         self.batch_size = batch_size
         self.samples = 0
         self.left_out = 0
+        self.ignored = source.ignored if isinstance(source, ImageFolder) else []
         self.skipped: list[str] = []
         self._source = source
         self._names = [spec.name for spec in inputs]

@@ -93,9 +93,12 @@ class ImageFolder:
     """Image files of a folder and its subfolders, in the order of their paths.
 
     Args:
-        folder: Searched recursively, so that a folder per class is fine; hidden files and files
-            without an image's suffix are no part of it.
+        folder: Searched recursively, so that a folder per class is fine; hidden files are no part
+            of it.
         inputs: Exactly one input, which takes images.
+
+    Attributes:
+        ignored: Files without an image's suffix, in the order of their paths.
 
     Raises:
         DataError: If there is no image or the graph does not take one.
@@ -112,14 +115,16 @@ class ImageFolder:
         self.label = folder.name or str(folder)
         self._spec = inputs[0]
         found = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-        self._files = sorted(
-            (
-                path
-                for path in found
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-            ),
+        shown = sorted(
+            (path for path in found if not path.name.startswith(".")),
             key=lambda path: path.relative_to(folder).as_posix(),
         )
+        self._files = [path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.ignored = [
+            path.relative_to(folder).as_posix()
+            for path in shown
+            if path.suffix.lower() not in IMAGE_SUFFIXES
+        ]
         if not self._files:
             raise DataError(
                 f"the folder {folder} holds no image",

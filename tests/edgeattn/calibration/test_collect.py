@@ -113,6 +113,7 @@ def test_the_table_says_what_it_was_made_from(graph):
         "samples": 20,
         "left_out": 0,
         "skipped": [],
+        "ignored": [],
         "tensors": 8,
         "zero_tensors": [],
     }

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from edgeattn.calibration.data import open_batches
+from edgeattn.calibration.random_samples import RandomSamples
 from edgeattn.errors import DataError
 from edgeattn.inputs import ImagePreprocess, InputSpec
 
@@ -116,6 +117,7 @@ def test_an_image_folder_is_read_with_its_class_folders(images):
     np.testing.assert_allclose(sorted(np.array(used(found)) * 255), np.arange(12), atol=1e-5)
     assert batches.label == "images"
     assert batches.skipped == []
+    assert batches.ignored == ["origin.txt"]
 
 
 def test_a_bad_image_is_named(images):
@@ -144,6 +146,51 @@ def test_bad_images_are_skipped_up_to_the_limit_and_listed(images):
 def test_a_bad_image_does_not_count_as_a_sample(images):
     (images / "class0" / "notes.png").write_text("a text file")
     assert len(used(open_batches(images, IMAGE, max_bad=1, samples=12))) == 12
+
+
+def test_an_image_is_bad_by_its_content_and_other_files_are_listed_by_name(images):
+    (images / "class0" / "labels.csv").write_text("00.png,3")
+    (images / "class2" / "list.JPG").write_text("a text file")
+    batches = open_batches(images, IMAGE, max_bad=1)
+    assert len(used(batches)) == 12
+    assert batches.ignored == ["class0/labels.csv"]
+    assert len(batches.skipped) == 1
+    assert "list.JPG is not a readable image" in batches.skipped[0]
+
+
+def test_the_seed_shuffles_a_folder_and_samples_limit_it(images):
+    def chosen(seed, samples):
+        return used(open_batches(images, IMAGE, samples=samples, seed=seed))
+
+    assert chosen(3, 5) == chosen(3, 12)[:5]
+    assert sorted(chosen(3, 12)) == sorted(chosen(4, 12))
+    assert chosen(3, 12) != chosen(4, 12)
+
+
+def test_random_samples_depend_on_their_seed_and_number_alone():
+    def drawn(count, seed=0, inputs=VECTOR, **options):
+        return used(open_batches(RandomSamples(count, seed), inputs, **options))
+
+    assert drawn(5) == drawn(5, batch_size=2)
+    assert set(drawn(5)) < set(drawn(9))
+    assert not set(drawn(5)) & set(drawn(5, seed=1))
+    assert len(drawn(9, samples=4)) == 4
+
+
+def test_random_images_are_as_large_as_the_preprocessing_resizes():
+    free = [InputSpec(("b", 1, "h", "w"), "x", "float32", ImagePreprocess((0.5,), (0.25,), 7))]
+    (batch,) = open_batches(RandomSamples(3), free)
+    assert batch["x"].shape == (3, 1, 7, 7)
+    assert batch["x"].min() >= -2
+    assert batch["x"].max() <= 2
+    assert batch["x"].std() == pytest.approx(4 / 12**0.5, rel=0.2)
+
+
+def test_random_samples_of_unknown_size_are_refused():
+    with pytest.raises(DataError, match="random values need every size but the first"):
+        open_batches(RandomSamples(3), [InputSpec(("b", 3, "h"), "x")])
+    with pytest.raises(DataError, match="random is 0; expected at least 1"):
+        RandomSamples(0)
 
 
 def test_nothing_but_bad_images_is_refused(tmp_path):

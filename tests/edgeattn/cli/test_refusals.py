@@ -53,7 +53,12 @@ def finished(tmp_path_factory):
     onnx.save(tiny_graph(1), folder / "other.onnx")
     data = np.random.default_rng(2).standard_normal((8, 6)).astype(np.float32)
     np.savez(folder / "data.npz", input=data)
-    edgeattn.calibrate(folder / "net.onnx", folder / "data.npz", folder / "net.calib.json")
+    edgeattn.calibrate(
+        folder / "net.onnx",
+        folder / "data.npz",
+        method="minmax",
+        state=folder / "net.calib.state",
+    )
     edgeattn.build(folder / "net.onnx", folder / "net.engine")
     return folder
 
@@ -81,6 +86,8 @@ def write_inputs(folder, marker):
     )
     table = (folder / "net.calib.json").read_text()
     (folder / "truncated.calib.json").write_text(table[: len(table) // 2])
+    state = (folder / "net.calib.state").read_bytes()
+    (folder / "truncated.calib.state").write_bytes(state[: len(state) // 2])
     (folder / "truncated.cache").write_text("TRT-100300-EntropyCalibration2\ninput: 3c01")
     (folder / "other.cache").write_text("TRT-100300-EntropyCalibration2\nx: 3c010204\n")
     np.savez(folder / "shape.npz", input=np.zeros((2, 5), np.float32))
@@ -116,6 +123,22 @@ CASES = {
     "run a truncated engine": "run truncated.engine --inputs data.npz --outputs out.npz",
     "profile a truncated engine": "profile truncated.engine -o report.json",
     "inspect a truncated graph": "inspect truncated.onnx",
+    "go on from a truncated state": (
+        "calibrate net.onnx --data data.npz --method minmax --state truncated.calib.state"
+    ),
+    "go on from a state of another method": (
+        "calibrate net.onnx --data data.npz --method mse --state net.calib.state"
+    ),
+    "go on from a state of another graph": (
+        "calibrate other.onnx --data data.npz --method minmax --state net.calib.state"
+    ),
+    "merge a truncated state": "calibrate net.onnx --merge truncated.calib.state",
+    "merge a state of another graph": "calibrate other.onnx --merge net.calib.state",
+    "merge a shard twice": "calibrate net.onnx --merge net.calib.state --merge net.calib.state",
+    "inspect a truncated state": "inspect truncated.calib.state",
+    "calibrate a shard without a state": "calibrate net.onnx --data data.npz --shard 1/2",
+    "calibrate a fifth of four shards": "calibrate net.onnx --data data.npz --shard 5/4 --state s",
+    "calibrate on data and random samples": "calibrate net.onnx --data data.npz --random 4",
     # a table of other weights
     "quantize by a table of other weights": "quantize other.onnx --table net.calib.json",
     # scales of other tools
