@@ -23,6 +23,7 @@ from edgeattn.spec import AttentionSpec, HeadGroup
 if TYPE_CHECKING:
     from edgeattn.calibration.collect import calibrate, merge_calibrations
     from edgeattn.calibration.quantize import quantize
+    from edgeattn.calibration.sensitivity import sensitivity
     from edgeattn.engine.build import build
     from edgeattn.engine.load import load
     from edgeattn.graph.export import export
@@ -45,6 +46,7 @@ __all__ = [
     "merge_calibrations",
     "profile",
     "quantize",
+    "sensitivity",
 ]
 
 # Where each function lives: imported on first use, so that none drags its framework in unasked.
@@ -53,6 +55,7 @@ _HOMES = {
     "calibrate": "edgeattn.calibration.collect",
     "merge_calibrations": "edgeattn.calibration.collect",
     "quantize": "edgeattn.calibration.quantize",
+    "sensitivity": "edgeattn.calibration.sensitivity",
     "build": "edgeattn.engine.build",
     "load": "edgeattn.engine.load",
     "profile": "edgeattn.profiling.profile",

@@ -9,9 +9,17 @@ from typing import Any
 
 import onnx
 
-from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file, write_json
+from edgeattn.artifacts import (
+    Manifest,
+    Parent,
+    check_writable,
+    sha256_of_file,
+    write_bytes,
+    write_json,
+)
 from edgeattn.calibration.judge import OutputJudge, output_sqnr_db, output_top1
 from edgeattn.calibration.labelled import LabelledSamples, load_samples
+from edgeattn.calibration.sensitivity_page import sensitivity_page
 from edgeattn.calibration.sources import Array, DataSource
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import GraphError
@@ -110,6 +118,7 @@ def sensitivity(
     recipe: Recipe = "linear",
     samples: int | None = None,
     output: Path | str | None = None,
+    html: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Measure what INT8 costs in each layer and block.
@@ -123,6 +132,7 @@ def sensitivity(
         recipe: What to quantize.
         samples: Most samples to use; by default 64, with labels 1000.
         output: JSON file to write; none by default.
+        html: The same as a page, in one file; none by default.
         progress: Called with trials done, their number, and a word.
 
     Raises:
@@ -133,8 +143,9 @@ def sensitivity(
         TableError: If the table is malformed or of another graph.
     """
     graph, table = Path(graph), Path(table)
-    if output is not None:
-        check_writable(Path(output))
+    for path in (output, html):
+        if path is not None:
+            check_writable(Path(path))
     calib_table = CalibTable.load(table)
     calib_table.check_parent(graph)
     model = load_graph(graph)
@@ -151,6 +162,8 @@ def sensitivity(
     found = measure(model, calib_table, recipe, judged, manifest, progress)
     if output is not None:
         write_json(Path(output), found.to_dict())
+    if html is not None:
+        write_bytes(Path(html), sensitivity_page(found).encode())
     return found
 
 

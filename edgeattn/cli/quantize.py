@@ -11,6 +11,7 @@ from edgeattn.cli.artifact import print_written
 from edgeattn.cli.console import print_table
 from edgeattn.cli.options import FILE, PRECISIONS, GraphVerb, json_option, output_option
 from edgeattn.cli.progress import working
+from edgeattn.errors import AccuracyError
 
 if TYPE_CHECKING:
     from edgeattn.graph.placement import Recipe
@@ -55,6 +56,30 @@ if TYPE_CHECKING:
     help="Real inputs, as `calibrate` takes them: for --correct-bias; FP16 keeps in float32 what "
     "passes its range on them. Without, no tensor is checked but those in the table.",
 )
+@click.option(
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="Keep as few layers in float as it takes for the output to reach this SQNR on --data; "
+    "exit with 1 if none will do. The best graph found is written.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="The same so that top-1 falls by no more than this.",
+)
+@click.option(
+    "--labels",
+    type=FILE,
+    help="A .npy or .npz file of class indices, for --max-drop. Default: `label` in --data.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most samples of --data to judge by. Default: 64, with labels 1000.",
+)
 @click.option("--half-io", is_flag=True, help="FP16 or BF16 inputs and outputs too.")
 @click.option("--explain", is_flag=True, help="List each tensor or node: its type, and why.")
 @output_option("The graph to write. Default: beside the graph, NAME.PRECISION.onnx")
@@ -69,6 +94,10 @@ def command(
     correct_bias: bool,
     data: str | None,
     half_io: bool,
+    min_sqnr: float | None,
+    max_drop: float | None,
+    labels: Path | None,
+    samples: int | None,
     explain: bool,
     output: Path | None,
     as_json: bool,
@@ -81,25 +110,36 @@ def command(
     import edgeattn
     from edgeattn.artifacts import read_manifest
 
+    output = output or graph.with_suffix(f".{precision}.onnx")
+    missed = None
     with working() as progress:
-        path = edgeattn.quantize(
-            graph,
-            output,
-            table=table,
-            precision=precision,
-            recipe=recipe,
-            keep_float=keep_float,
-            balance=balance,
-            correct_bias=correct_bias,
-            data=data,
-            half_io=half_io,
-            progress=progress,
-        )
-    manifest = read_manifest(path, verify=False)
+        try:
+            edgeattn.quantize(
+                graph,
+                output,
+                table=table,
+                precision=precision,
+                recipe=recipe,
+                keep_float=keep_float,
+                balance=balance,
+                correct_bias=correct_bias,
+                data=data,
+                half_io=half_io,
+                min_sqnr=min_sqnr,
+                max_drop=max_drop,
+                labels=labels,
+                samples=samples,
+                progress=progress,
+            )
+        except AccuracyError as err:  # the best graph found is written: say what it is
+            missed = err
+    manifest = read_manifest(output, verify=False)
     if explain and not as_json:
         _print_decisions(manifest.report.get("decisions", []))
         _print_node_types(manifest.report.get("node_types", []))
-    print_written(path, manifest, as_json)
+    print_written(output, manifest, as_json)
+    if missed:
+        raise missed
 
 
 def _print_node_types(nodes: list[dict[str, Any]]) -> None:

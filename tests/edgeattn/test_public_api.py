@@ -23,7 +23,12 @@ FUNCTIONS = {
         "method percentile samples batch_size seed max_bad random recipe state shard progress",
     ),
     "merge_calibrations": ("graph states output", "progress"),
-    "quantize": ("graph output", "table precision recipe keep_float progress"),
+    "quantize": (
+        "graph output",
+        "table precision recipe keep_float balance correct_bias data half_io min_sqnr max_drop "
+        "labels samples progress",
+    ),
+    "sensitivity": ("graph table data labels", "recipe samples output html progress"),
     "build": ("graph output", "engine table precision dry_run threads progress"),
     "load": ("path", "threads"),
     "profile": (
@@ -39,7 +44,8 @@ REQUIRED = {
     "export": {"model"},
     "calibrate": {"graph"},
     "merge_calibrations": {"graph", "states"},
-    "quantize": {"graph", "table"},
+    "quantize": {"graph"},
+    "sensitivity": {"graph", "table", "data"},
     "build": {"graph"},
     "load": {"path"},
     "profile": {"engine"},
