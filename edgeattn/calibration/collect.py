@@ -6,6 +6,7 @@ calibrated apart, and their states merged into the table that all the data give.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -270,7 +271,8 @@ def _write_table(
         candidates = seen.candidates()
         chosen = choose_thresholds(load_graph(graph), candidates, seen.kept.arrays(), progress)
         tensors = seen.chosen_ranges(candidates, chosen.methods)
-        choice = {"choice": chosen.report}
+        counts = Counter(chosen.methods.values())
+        choice = {"methods": dict(counts.most_common()), "choice": chosen.report}
     else:
         tensors = seen.ranges()
     manifest = Manifest(

@@ -135,8 +135,10 @@ def command(
                 shard=shard,
                 progress=progress,
             )
-    written = CalibrationState if shard else CalibTable
-    print_written(path, written.load(path).manifest, as_json)
+    manifest = (CalibrationState if shard else CalibTable).load(path).manifest
+    if not as_json:  # what auto tried has its place in the table
+        manifest.report.pop("choice", None)
+    print_written(path, manifest, as_json)
 
 
 def _check_alone(ctx: click.Context) -> None:

@@ -40,6 +40,7 @@ def test_auto_is_the_default_and_tells_what_it_chose(folder, capfd):
     assert shown["report"]["choice"]
     tensors = json.loads((folder / "net.calib.json").read_text())["tensors"]
     assert all(entry["method"] in entry_methods() for entry in tensors.values())
+    assert sum(shown["report"]["methods"].values()) == len(tensors)
 
 
 def entry_methods():
@@ -91,4 +92,5 @@ def test_people_see_the_report_in_few_lines(folder, capfd):
     assert run(["calibrate", "net.onnx", "--data", "x.npy"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("wrote net.calib.json")
-    assert len(lines) < 25
+    assert any(line.split()[:2] == ["methods", "minmax"] for line in lines)
+    assert len(lines) < 12
