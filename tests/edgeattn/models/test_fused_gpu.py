@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -137,6 +140,38 @@ def test_a_captured_call_replays_on_new_values() -> None:
         out.fill_(torch.nan)
         graph.replay()
         assert torch.equal(out, _attend(SPEC, tensors))
+
+
+FIRST_CALL_CAPTURED = """
+import torch
+from edgeattn.models.operator import multi_scale_window_attention
+from edgeattn.spec import AttentionSpec, HeadGroup
+spec = AttentionSpec(32, 4, (HeadGroup(4, 7),))
+qkv = torch.randn(2, 21, 21, spec.qkv_channels, dtype=torch.float16, device="cuda")
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    out = multi_scale_window_attention(qkv, spec)
+graph.replay()
+assert torch.equal(out, multi_scale_window_attention(qkv, spec))
+"""
+
+
+def test_the_first_call_of_a_process_can_be_captured() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_CALL_CAPTURED], check=True)
+
+
+def test_threads_do_not_take_each_others_shared_memory() -> None:
+    # The same kernel with less and with more of it: the limit belongs to the kernel.
+    specs = [AttentionSpec(64, 4, (HeadGroup(4, window),), has_bias=True) for window in (14, 16)]
+    cases = [Case(spec, 64, 64, batch=2) for spec in specs]
+
+    def attend(case: Case) -> bool:
+        tensors = _tensors(case, "float16")
+        expected = _attend(case.spec, tensors)
+        return all(torch.equal(_attend(case.spec, tensors), expected) for _ in range(300))
+
+    with ThreadPoolExecutor() as pool:
+        assert all(pool.map(attend, cases * 2))
 
 
 def test_a_capture_holds_one_kernel_and_nothing_else() -> None:
