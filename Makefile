@@ -24,7 +24,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(REQUIRE),--require $(R
 comma := ,
 CUDA_WHEELS = $(if $(filter nvcc cross,$(subst $(comma), ,$(REQUIRE))),.venv/.installed-cuda)
 
-.PHONY: help setup demo plugin test test-slow lint bench readme kernels-page clean
+.PHONY: help setup demo plugin test test-slow lint bench peers readme kernels-page quantization-page clean
 
 help:
 	@echo "make demo       export, calibrate, quantize, build and profile the shipped model"
@@ -33,8 +33,10 @@ help:
 	@echo "make test       the tests, minutes (test-slow: the long ones)"
 	@echo "make lint       formatting, lint, types, import layers, spelling"
 	@echo "make bench      the benchmarks"
+	@echo "make peers      nvidia-modelopt, which the INT8 benchmarks compare with, in .venv-peers"
 	@echo "make readme     measure the demo's table in README.md anew"
 	@echo "make kernels-page  compile every kernel for every GPU; write the tables of docs/kernels.md"
+	@echo "make quantization-page  measure calibration and INT8 anew; write the tables of docs/quantization.md"
 	@echo "make clean      remove caches and what the demo wrote; .venv stays"
 
 setup: .venv/.installed-dev
@@ -87,11 +89,26 @@ bench: .venv/.installed-dev
 	@for script in $(basename $(notdir $(wildcard benchmarks/bench_*.py))); do \
 	  echo "== $$script"; $(BIN)/python -m benchmarks.$$script || [ $$? -eq 77 ] || exit 1; done
 
+# Older packages than edgeattn's: they do not go into .venv.
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $<
+	@touch $@
+
 readme: .venv/.installed-export
 	$(BIN)/python docs/refresh_demo.py
 
 kernels-page: .venv/.installed-dev .venv/.installed-cuda
 	$(BIN)/python docs/refresh_kernels.py
+
+# What was measured at this commit today already is not measured again.
+quantization-page: .venv/.installed-dev .venv-peers/.installed
+	$(BIN)/python -m benchmarks.bench_calibration --resume
+	$(BIN)/python -m benchmarks.bench_accuracy --resume
+	$(BIN)/python -m benchmarks.bench_accuracy --resume --registry
+	$(BIN)/python docs/refresh_quantization.py
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,7 +5,7 @@ held-out samples, in ONNX Runtime with its integer kernels off, so that the figu
 graphs and not of the processor. Tools that do not know edgeattn's attention node get the graph in
 standard operators (`edgeattn.graph.passes.decompose`), which computes the same.
 
-    python -m benchmarks.bench_accuracy [MODEL]... [--registry] [--no-peers]
+    python -m benchmarks.bench_accuracy [MODEL]... [--registry] [--no-peers] [--resume]
 
 `--registry` compares the default method with min-max on every model of the registry instead.
 `make peers` installs nvidia-modelopt; without it its rows are left out.
@@ -17,7 +17,8 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ import numpy as np
 import edgeattn
 from benchmarks.int8_cases import HF_SWIN, Int8Case, make_case
 from benchmarks.int8_tools import Job
+from benchmarks.past_rows import Resumed
 from benchmarks.processes import PEERS_PYTHON, run_job
 from benchmarks.rows import append_row
 from edgeattn.calibration.judge import OutputJudge
 from edgeattn.calibration.table import CalibTable
+from edgeattn.errors import EdgeAttnError
 from edgeattn.graph.compare import compare_arrays, top1_accuracy
 from edgeattn.graph.files import load_graph
 from edgeattn.models.registry import model_names
@@ -52,12 +55,14 @@ class Way:
         method: How it finds ranges.
         recipe: How much edgeattn quantizes.
         options: Further arguments of `edgeattn.quantize`.
+        batch_size: Samples that another tool sees at once, where the graph leaves that free.
     """
 
     tool: str
     method: str
     recipe: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 1
 
     @property
     def case(self) -> dict[str, Any]:
@@ -67,23 +72,35 @@ class Way:
             "method": self.method,
             "recipe": self.recipe,
             "options": dict(self.options),
+            "batch_size": self.batch_size,
         }
 
     def __str__(self) -> str:
-        options = [f"{name} {value}" for name, value in self.options.items()]
-        return " ".join([self.tool, self.method, self.recipe, *options]).rstrip()
+        words = [self.tool, self.method, self.recipe, *self.options]
+        if self.batch_size > 1:
+            words.append(f"batch {self.batch_size}")
+        return " ".join(word for word in words if word)
 
+
+FLOAT = Way("float", "")
+
+METHODS = ("auto", "minmax", "average", "percentile", "entropy", "mse")
+BIAS, BALANCE = {"correct_bias": True}, {"balance": 0.5}
 
 OURS = (
-    *(Way("edgeattn", m, "linear") for m in ("auto", "minmax", "percentile", "entropy", "mse")),
-    *(Way("edgeattn", m, r) for r in ("attention", "full") for m in ("auto", "minmax")),
+    *(Way("edgeattn", method, "linear") for method in METHODS),
+    *(Way("edgeattn", "auto", "linear", options) for options in (BIAS, BALANCE, BIAS | BALANCE)),
+    *(Way("edgeattn", method, "attention") for method in ("auto", "minmax")),
+    Way("edgeattn", "auto", "attention", BIAS),
+    *(Way("edgeattn", method, "full") for method in ("auto", "minmax")),
 )
+# A free batch is 1 to modelopt unless it is told otherwise; its entropy comes out differently.
 PEERS = (
     *(Way("onnxruntime", method) for method in ("minmax", "entropy", "percentile")),
     *(Way("modelopt", method) for method in ("max", "entropy")),
+    Way("modelopt", "entropy", batch_size=8),
 )
-# onnxruntime keeps every activation of every sample for these: 0.3 GB per image of 224x224.
-HUNGRY = (Way("onnxruntime", "entropy"), Way("onnxruntime", "percentile"))
+REGISTRY_WAYS = tuple(Way("edgeattn", method, "linear") for method in ("minmax", "auto"))
 
 
 def main() -> None:
@@ -93,98 +110,119 @@ def main() -> None:
     parser.add_argument("--registry", action="store_true", help="auto against min-max, every model")
     parser.add_argument("--no-peers", action="store_true", help="edgeattn alone")
     parser.add_argument("--samples", type=int, help="most samples to calibrate with and judge by")
+    parser.add_argument("--resume", action="store_true", help="leave out what was measured today")
     arguments = parser.parse_args()
-    models = arguments.models or (model_names() if arguments.registry else MODELS)
-    for model in models:
-        with tempfile.TemporaryDirectory() as folder:
-            sizes = REGISTRY if arguments.registry else LARGE if model == HF_SWIN else SMALL
-            if arguments.samples:
-                sizes = (arguments.samples, arguments.samples)
-            case = make_case(model, Path(folder), calibration=sizes[0], held_out=sizes[1])
-            if arguments.registry:
-                run_methods(case, Path(folder))
-            else:
-                run_case(case, Path(folder), peers=not arguments.no_peers)
-
-
-def run_case(case: Int8Case, folder: Path, *, peers: bool) -> None:
-    """Quantize one model in every way, print what that costs and keep the rows."""
-    judge = OutputJudge(load_graph(case.graph), {"input": case.held_out})
-    reference = _output(judge.reference)
-    floats = accuracy(reference, reference, case.labels)
-    print(f"\n{case.name}: {describe(floats)}", flush=True)
-    append_row("accuracy", {"model": case.name, "tool": "float"}, floats | _counts(case))
-    for way, path, found in quantized(case, folder, peers=peers):
-        if path is not None:
-            outputs = _output(judge.outputs(load_graph(path)))
-            found = accuracy(reference, outputs, case.labels) | found
-        print(f"{way!s:44} {describe(found)}", flush=True)
-        append_row("accuracy", {"model": case.name} | way.case, found | _counts(case))
-
-
-def quantized(
-    case: Int8Case, folder: Path, *, peers: bool
-) -> Iterator[tuple[Way, Path | None, dict[str, Any]]]:
-    """Quantize a model in every way that there is.
-
-    Yields:
-        The way, the graph (`None` if the tool gave up), and what is known of it.
-    """
-    tables: dict[str, Path] = {}
-    for number, way in enumerate(OURS):
-        if way.method not in tables:
-            tables[way.method] = calibrated(case, way.method, folder)
-        table = tables[way.method]
-        output = folder / f"{number}.onnx"
-        edgeattn.quantize(case.graph, output, table=table, recipe=way.recipe, **way.options)
-        yield way, output, _chosen(table)
-    if not peers:
-        return
-    samples = folder / "samples.npy"
-    np.save(samples, case.calibration)
-    for way in PEERS:
-        if way.tool == "modelopt" and not PEERS_PYTHON.exists():
-            print(f"{way!s:44} not here: run `make peers`")
-        elif way in HUNGRY and case.name == HF_SWIN:
-            print(f"{way!s:44} not run: it would keep 0.3 GB per image")
+    for model in arguments.models or (model_names() if arguments.registry else MODELS):
+        sizes = REGISTRY if arguments.registry else LARGE if model == HF_SWIN else SMALL
+        if arguments.samples:
+            sizes = (arguments.samples, arguments.samples)
+        if arguments.registry:
+            name, ways = "registry_methods", REGISTRY_WAYS
         else:
-            output = folder / f"{way.tool}-{way.method}.onnx"
-            job = Job(
-                way.tool,
-                way.method,
-                str(case.plain),
-                str(samples),
-                len(case.calibration),
-                str(output),
-                case.batch_size,
+            name, ways = "accuracy", ways_for(model, peers=not arguments.no_peers)
+        resumed = Resumed(name, arguments.resume)
+        wanted = [way for way in ways if resumed.result({"model": model} | way.case) is None]
+        if wanted:
+            with tempfile.TemporaryDirectory() as folder:
+                case = make_case(model, Path(folder), calibration=sizes[0], held_out=sizes[1])
+                AccuracyRun(case, Path(folder), name).run(wanted)
+
+
+def ways_for(model: str, *, peers: bool) -> list[Way]:
+    """List the ways to quantize a model that make sense on this machine."""
+    ways = [FLOAT, *OURS]
+    for way in PEERS if peers else ():
+        if way.tool == "modelopt" and not PEERS_PYTHON.exists():
+            print(f"{way}: not here, run `make peers`")
+        elif model != HF_SWIN or not is_for_small_models(way):
+            ways.append(way)
+    return ways
+
+
+def is_for_small_models(way: Way) -> bool:
+    """Tell whether a way is left out where an image has 224x224 pixels.
+
+    onnxruntime keeps every activation of every sample, 0.3 GB per image, except for min-max; and
+    a graph for one image leaves no other batch.
+    """
+    return way.batch_size > 1 or (way.tool == "onnxruntime" and way.method != "minmax")
+
+
+class AccuracyRun:
+    """One model, its float outputs on the held-out samples, its tables.
+
+    Args:
+        case: The model.
+        folder: Where graphs and tables go.
+        benchmark: Name of the rows.
+    """
+
+    def __init__(self, case: Int8Case, folder: Path, benchmark: str) -> None:
+        self._case = case
+        self._folder = folder
+        self._benchmark = benchmark
+        self._judge = OutputJudge(load_graph(case.graph), {"input": case.held_out})
+        self._tables: dict[str, Path] = {}
+
+    def run(self, ways: Sequence[Way]) -> None:
+        """Quantize the model in each way, print what that costs and keep the rows."""
+        case = self._case
+        print(f"\n{case.name}: {len(case.calibration)} samples, {len(case.held_out)} held out")
+        for way in ways:
+            start = time.perf_counter()
+            found = self.measure(way) | {"seconds": time.perf_counter() - start}
+            print(f"{way!s:44} {describe(found)}", flush=True)
+            counts = {
+                "calibration_samples": len(case.calibration),
+                "held_out_samples": len(case.held_out),
+            }
+            append_row(self._benchmark, {"model": case.name} | way.case, found | counts)
+
+    def measure(self, way: Way) -> dict[str, Any]:
+        """Quantize in one way, and compare with the float graph; `failed` if the tool gave up."""
+        output = self._folder / "int8.onnx"
+        try:
+            if way == FLOAT:
+                output, found = self._case.graph, {}
+            elif way.tool == "edgeattn":
+                found = self._quantize(way, output)
+            else:
+                found = self._quantize_with_peer(way, output)
+        except EdgeAttnError as err:
+            found = {"failed": err.message}
+        if "failed" in found:
+            return found
+        (reference,) = self._judge.reference.values()
+        (outputs,) = self._judge.outputs(load_graph(output)).values()
+        return accuracy(reference, outputs, self._case.labels) | found
+
+    def _quantize(self, way: Way, output: Path) -> dict[str, Any]:
+        case, options = self._case, dict(way.options)
+        if "correct_bias" in options:
+            options["data"] = case.calibration
+        if way.method not in self._tables:
+            path = self._folder / f"{way.method}.calib.json"
+            self._tables[way.method] = edgeattn.calibrate(
+                case.graph, case.calibration, path, method=way.method
             )
-            found = run_job(job)
-            failed = {key: found[key] for key in ("failed",) if key in found}
-            yield way, None if failed else output, failed
+        table = self._tables[way.method]
+        edgeattn.quantize(case.graph, output, table=table, recipe=way.recipe, **options)
+        chosen = Counter(entry.method for entry in CalibTable.load(table).tensors.values())
+        return {"methods": dict(sorted(chosen.items()))}
 
-
-def run_methods(case: Int8Case, folder: Path) -> None:
-    """Compare the default method with min-max on a model, print the figures and keep the rows."""
-    judge = OutputJudge(load_graph(case.graph), {"input": case.held_out})
-    reference = _output(judge.reference)
-    for method in ("minmax", "auto"):
-        start = time.perf_counter()
-        table = calibrated(case, method, folder)
-        seconds = time.perf_counter() - start
-        typed = edgeattn.quantize(case.graph, folder / "int8.onnx", table=table)
-        outputs = _output(judge.outputs(load_graph(typed)))
-        found = accuracy(reference, outputs, case.labels) | _chosen(table) | {"seconds": seconds}
-        print(f"{case.name:14} {method:8} {describe(found)} {seconds:7.1f} s", flush=True)
-        append_row(
-            "registry_methods", {"model": case.name, "method": method}, found | _counts(case)
+    def _quantize_with_peer(self, way: Way, output: Path) -> dict[str, Any]:
+        case, samples = self._case, self._folder / "samples.npy"
+        np.save(samples, case.calibration)
+        job = Job(
+            way.tool,
+            way.method,
+            str(case.plain),
+            str(samples),
+            len(case.calibration),
+            str(output),
+            way.batch_size,
         )
-
-
-def calibrated(case: Int8Case, method: str, folder: Path) -> Path:
-    """Calibrate a model on the samples for that."""
-    return edgeattn.calibrate(
-        case.graph, case.calibration, folder / f"{method}.calib.json", method=method
-    )
+        return {key: value for key, value in run_job(job).items() if key == "failed"}
 
 
 def accuracy(
@@ -227,21 +265,6 @@ def describe(found: Mapping[str, Any]) -> str:
     if "top1" in found:
         parts.append(f"top-1 {found['top1']:.2f} ± {found['top1_standard_error']:.2f} %")
     return ", ".join(parts)
-
-
-def _chosen(table: Path) -> dict[str, Any]:
-    """Count the methods that the tensors of a table got."""
-    methods = [entry.method for entry in CalibTable.load(table).tensors.values()]
-    return {"methods": {name: methods.count(name) for name in sorted(set(methods))}}
-
-
-def _counts(case: Int8Case) -> dict[str, int]:
-    return {"calibration_samples": len(case.calibration), "held_out_samples": len(case.held_out)}
-
-
-def _output(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    (array,) = outputs.values()
-    return array
 
 
 if __name__ == "__main__":

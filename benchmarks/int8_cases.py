@@ -43,7 +43,7 @@ class Int8Case:
         calibration: `[samples, ...]`, to calibrate with.
         held_out: `[samples, ...]`, to judge by; none of them is in `calibration`.
         labels: `[samples]`; `None` where the weights are random.
-        batch_size: Samples that the graph takes at once.
+        has_fixed_batch: Whether the graph takes one sample at a time.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Int8Case:
     calibration: Floats
     held_out: Floats
     labels: NDArray[np.integer] | None
-    batch_size: int
+    has_fixed_batch: bool
 
 
 class _Logits(nn.Module):
@@ -94,10 +94,8 @@ def make_case(name: str, folder: Path, *, calibration: int, held_out: int) -> In
         reshape = _enlarged if len(spec.shape) == 4 else _stretched
         samples = reshape(samples, spec, entry.input.preprocess)
         held = reshape(held, spec, entry.input.preprocess)
-    batch_size = spec.shape[0] if isinstance(spec.shape[0], int) else 8
-    return Int8Case(
-        name, graph, plain, samples, held, labels if name == source else None, batch_size
-    )
+    fixed = isinstance(spec.shape[0], int)
+    return Int8Case(name, graph, plain, samples, held, labels if name == source else None, fixed)
 
 
 def case_names() -> list[str]:
