@@ -241,6 +241,9 @@ int32_t AttentionPlugin::enqueue(PluginTensorDesc const* input_descs,
     EdgeattnAttributes const view = attributes_.view();
     EdgeattnProblem const problem =
         problem_of(input_descs[0].dims, input_descs[0].type, output_descs[0].type);
+    if (problem.batch == 0) {
+      return 0;  // no addresses may be given then
+    }
     EdgeattnTensors tensors{};
     tensors.qkv = inputs[0];
     for (size_t i = 1; i < inputs_.size(); ++i) {
