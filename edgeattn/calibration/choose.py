@@ -180,13 +180,13 @@ class _Search:
             noises: What the tensors of other recipes make; those of this one are added.
         """
         found: dict[str, str] = {}
-        tried = self.report["tried"] = {}
+        tried = self.report["tried"] = []
         for tensor, share in self._loudest(tensors, noises):
             gains = self._gains(tensor)
-            tried[tensor] = {
-                "noise_percent": round(100 * share, 1),
-                "gain_db": {method: gain.to_dict() for method, gain in gains.items()},
-            }
+            described = {method: gain.to_dict() for method, gain in gains.items()}
+            tried.append(
+                {"tensor": tensor, "noise_percent": round(100 * share, 1), "gain_db": described}
+            )
             sure = {method: gain for method, gain in gains.items() if gain.is_sure(CERTAIN)}
             if sure:
                 found[tensor] = max(sure, key=lambda method: sure[method].worth_db)

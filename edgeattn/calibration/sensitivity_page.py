@@ -25,6 +25,8 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 svg { width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 .alone { fill: var(--bar); } .without { fill: var(--spared); } .axis { stroke: var(--line); }
+.key::before { content: "\25A0\00A0"; font-size: 1.2em; }
+.key.alone { color: var(--bar); } .key.without { color: var(--spared); margin-left: 1.5rem; }
 .whole { stroke: currentColor; stroke-dasharray: 4 3; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1rem; }
 th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid var(--line); }
@@ -57,6 +59,9 @@ def sensitivity_page(found: Sensitivity) -> str:
     for what, effects in (("Layers", found.layers), ("Blocks", found.blocks)):
         if effects:
             SubElement(body, "h2").text = what
+            legend = SubElement(body, "p")
+            for kind, text in (("alone", "only this in INT8"), ("without", "only this in float")):
+                SubElement(legend, "span", {"class": f"key {kind}"}).text = text
             body.append(_chart(effects[:_MOST_BARS], found.whole.sqnr_db))
             if len(effects) > _MOST_BARS:
                 SubElement(body, "p").text = f"The first {_MOST_BARS} of {len(effects)}."
