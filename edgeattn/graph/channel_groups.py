@@ -149,6 +149,8 @@ class _Finder:
                 self._check_uses(tensor)
                 for index, slot in self._readers[tensor]:
                     node, at = self._nodes[index], tensors[tensor]
+                    if is_standard(node, "Shape", "Size"):
+                        continue  # it reads no values
                     if self._sums_over(node, slot, tensor, at):
                         readers.append(index)
                         continue
