@@ -9,7 +9,8 @@ weights read (`edgeattn.graph.channel_groups`), channel j is divided by
 
 where it is written and the weights that read it are multiplied by s_j. The factors are rounded to
 powers of two: every product and sum of the graph is then the same number as before, up to that
-power, so the float graph computes the same bits. Their geometric mean is 1.
+power, so the float graph computes the same bits. Their geometric mean is about 1, and more where
+the largest magnitude would grow otherwise: what fits FP16 before fits after.
 
 References:
     Xiao et al., SmoothQuant, ICML 2023, eq. 4 (arXiv:2211.10438). Nagel et al., Data-Free
@@ -225,16 +226,19 @@ def balancing_factors(channel_amax: _Floats, weight_amax: _Floats, alpha: float)
         alpha: See `balance_channels`.
 
     Returns:
-        `[C]`, powers of two: what the channels are to be divided by. 1 for channels that are
-        always zero. Channels that no weight uses are made no larger than the others.
+        `[C]`, powers of two: what the channels are to be divided by. The largest magnitude of all
+        does not grow. 1 for channels that are always zero. Channels that no weight uses are made
+        no larger than the others.
     """
     factors = np.ones(channel_amax.size, np.float32)
     used = (channel_amax > 0) & (weight_amax > 0)
     if not used.any():
         return factors
-    ideal = alpha * np.log2(channel_amax[used], dtype=np.float64)
-    ideal -= (1 - alpha) * np.log2(weight_amax[used], dtype=np.float64)
-    factors[used] = _power_of_two(ideal - ideal.mean())
+    sizes = np.log2(channel_amax[used], dtype=np.float64)
+    ideal = alpha * sizes - (1 - alpha) * np.log2(weight_amax[used], dtype=np.float64)
+    exponents = np.rint(ideal - ideal.mean())
+    growth = np.max(sizes - exponents) - np.max(sizes)
+    factors[used] = _power_of_two(exponents + max(0.0, np.ceil(growth)))
     ceiling = (channel_amax / factors)[used].max()
     idle = (channel_amax > ceiling) & (weight_amax == 0)
     factors[idle] = _power_of_two(np.ceil(np.log2(channel_amax[idle] / ceiling)))
@@ -263,7 +267,7 @@ def _groups(node: onnx.NodeProto) -> int:
 
 
 def _power_of_two(exponents: NDArray[np.float64]) -> _Floats:
-    limited = np.clip(np.rint(exponents), -_MAX_EXPONENT, _MAX_EXPONENT)
+    limited = np.clip(exponents, -_MAX_EXPONENT, _MAX_EXPONENT)
     return np.exp2(limited, dtype=np.float32)
 
 
