@@ -25,7 +25,7 @@ from edgeattn.graph.half_placement import NodeDecision, place_half
 from edgeattn.graph.half_slots import FOLLOWERS, Slots, is_flexible
 from edgeattn.graph.half_types import HALF_TYPES, HalfType, as_half, scale_misfit
 from edgeattn.graph.names import FreshNames
-from edgeattn.graph.nodes import is_standard, node_label
+from edgeattn.graph.nodes import MOVING_OPS, is_standard, node_label
 from edgeattn.graph.shapes import infer_types
 
 
@@ -96,6 +96,13 @@ class _Converter:
         self._dequantizers = {
             node.output[0]: node for node in self._graph.node if is_flexible(node, self._constants)
         }
+        self._moves: dict[str, onnx.NodeProto] = {}  # of dequantized values, as they are now
+        for node in self._graph.node:
+            if is_standard(node, *MOVING_OPS) and (
+                node.input[0] in self._dequantizers or node.input[0] in self._moves
+            ):
+                self._moves[node.output[0]] = onnx.NodeProto()
+                self._moves[node.output[0]].CopyFrom(node)
         self._casts = {
             node.output[0]: node.input[0] for node in self._graph.node if is_standard(node, "Cast")
         }
@@ -170,6 +177,8 @@ class _Converter:
                 self._versions[key] = name
             elif name in self._constants:
                 self._versions[key] = self._half_constant(name)
+            elif name in self._moves:
+                self._versions[key] = self._moved(name, element)
             else:
                 self._versions[key] = self._cast(name, element)
         return self._versions[key]
@@ -200,6 +209,17 @@ class _Converter:
             node.output[0] = self._names.new(f"{name}_{self._suffix(element)}")
             node.name = self._names.new(f"{node_label(node)}_{self._suffix(element)}")
         node.input[1] = self._scale(node.input[1], element)
+        self._nodes.append(node)
+        self._made[node.output[0]] = element
+        return node.output[0]
+
+    def _moved(self, name: str, element: int) -> str:
+        """Repeat a node that moves dequantized values; a Cast would part them from their reader."""
+        node = onnx.NodeProto()
+        node.CopyFrom(self._moves[name])
+        node.input[0] = self._as(node.input[0], element)
+        node.output[0] = self._names.new(f"{name}_{self._suffix(element)}")
+        node.name = self._names.new(f"{node_label(node)}_{self._suffix(element)}")
         self._nodes.append(node)
         self._made[node.output[0]] = element
         return node.output[0]
@@ -235,7 +255,7 @@ class _Converter:
         shell.node.append(node)
         for name in sorted(captured_names(shell)):
             if name in self._dequantizers or self._type_of(name) == self._element:
-                _rename_inside(node, name, self._as(name, TensorProto.FLOAT))
+                _rename_inside(node, {name: self._as(name, TensorProto.FLOAT)})
 
     def _finish(self, name: str, element: int) -> None:
         """Give a graph output its name and type."""
@@ -247,12 +267,12 @@ class _Converter:
             made = self._as(name, element)
         if made == name:
             return
-        inner = self._names.new(f"{name}_{self._suffix(self._type_of(name))}")
+        renamed = {name: self._names.new(f"{name}_{self._suffix(self._type_of(name))}"), made: name}
         for node in self._nodes:
             for names in (node.input, node.output):
                 for k, found in enumerate(names):
-                    names[k] = {name: inner, made: name}.get(found, found)
-            _rename_inside(node, name, inner)
+                    names[k] = renamed.get(found, found)
+            _rename_inside(node, renamed)
 
 
 def _guard_softmax(node: onnx.NodeProto) -> None:
@@ -261,18 +281,15 @@ def _guard_softmax(node: onnx.NodeProto) -> None:
         node.attribute.append(helper.make_attribute("softmax_precision", TensorProto.FLOAT))
 
 
-def _rename_inside(node: onnx.NodeProto, old: str, new: str) -> None:
-    """Rename a tensor that the bodies of a node read from outside."""
+def _rename_inside(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Rename tensors that the bodies of a node read from outside."""
     for body in subgraphs(node):
-        if any(old in inner.output for inner in body.node) or any(
-            value.name == old for value in (*body.input, *body.initializer)
-        ):
-            continue  # the body has one of its own by that name
+        own = {value.name for value in (*body.input, *body.initializer)}
+        own.update(name for inner in body.node for name in inner.output)
+        outside = {old: new for old, new in renamed.items() if old not in own}
         for inner in body.node:
             for k, name in enumerate(inner.input):
-                if name == old:
-                    inner.input[k] = new
-            _rename_inside(inner, old, new)
+                inner.input[k] = outside.get(name, name)
+            _rename_inside(inner, outside)
         for value in body.output:
-            if value.name == old:
-                value.name = new
+            value.name = outside.get(value.name, value.name)

@@ -322,12 +322,14 @@ def test_numbers_made_of_sizes_stay_float32() -> None:
     assert run(converted, {"x": floats(4099, 6)})[1] == 2050  # FP16 ends at 2048 for odd numbers
 
 
-def test_bodies_of_control_flow_stay_float32() -> None:
+@pytest.mark.parametrize("ends", ["(float[N,6] y)", "(float[N,6] y, float[N,6] h)"])
+def test_bodies_of_control_flow_stay_float32(ends: str) -> None:
     text = (
         "g (float[N,6] x, bool c) => (float[N,6] y) { h = MatMul(x, w) "
         "p = If (c) <then_branch = t () => (float[N,6] a) { a = Relu(h) }, "
         "else_branch = e () => (float[N,6] b) { b = Identity(h) }> y = MatMul(p, w) }"
     )
+    text = text.replace("(float[N,6] y) {", ends + " {")
     model = with_weights(text, {"w": floats(6, 6)})
     converted, decisions = convert_to_half(model, "float16")
     check(converted)
@@ -494,6 +496,19 @@ def test_moves_between_int8_and_a_float32_layer_are_no_obstacle() -> None:
     converted, _ = convert_to_half(quantized, "bfloat16")  # opset 20 has no Conv of BF16
     check(converted)
     assert explicit_int8_faults(converted) == []
+
+
+def test_moved_int8_values_that_both_types_read_are_moved_twice() -> None:
+    text = (
+        "g (float[N,6] x) => (float[N,6] y, float[N,6] z) { r = Relu(x) t = Reshape(r, s) "
+        "y = MatMul(t, w) z = MatMul(t, v) }"
+    )
+    model = with_weights(text, {"w": floats(6, 6), "v": floats(6, 6), "s": np.array([0, -1])})
+    quantized, _ = insert_qdq(model, {"r": 0.02})
+    converted, _ = convert_to_half(quantized, "float16", {"y": 1e5})
+    check(converted)
+    assert explicit_int8_faults(converted) == []
+    assert len(casts(converted)) == 1  # for the output z
 
 
 @pytest.mark.parametrize("half", HALVES)
