@@ -21,7 +21,7 @@ from onnx import TensorProto, numpy_helper
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.constants import captured_names, constant_tensors
-from edgeattn.graph.half_slots import Slots, is_flexible, slots_of
+from edgeattn.graph.half_slots import FOLLOWERS, Slots, is_flexible, slots_of
 from edgeattn.graph.half_types import HALF_TYPES, HalfType, constant_misfit, scale_misfit
 from edgeattn.graph.nodes import (
     MOVING_OPS,
@@ -281,12 +281,15 @@ class _Placer:
         readers = self._readers[name]
         if name in self._captured or (name in self._outputs and not self._keep_io):
             return False
-        if not all(i in self._float or self._moves_to_float(i) for i in readers):
+        if not all(i in self._float or self._goes_with_float(i) for i in readers):
             return False
         return bool(readers) or name in self._outputs
 
-    def _moves_to_float(self, i: int) -> bool:
+    def _goes_with_float(self, i: int) -> bool:
+        """Tell whether a node takes float32 as it is, or moves it to those that do."""
         node, slots = self._graph.node[i], self._slots[i]
+        if is_standard(node, *FOLLOWERS):
+            return True
         if not is_standard(node, *MOVES) or len(slots.inputs) != 1 or not slots.outputs:
             return False
         return all(self._is_read_as_float(node.output[k]) for k in slots.outputs)

@@ -498,6 +498,19 @@ def test_moves_between_int8_and_a_float32_layer_are_no_obstacle() -> None:
     assert explicit_int8_faults(converted) == []
 
 
+def test_a_norm_is_moved_to_its_quantizer_without_a_cast() -> None:
+    text = (
+        "g (float[N,6] x) => (float[N,6] y) { n = LayerNormalization(x, g1) t = Reshape(n, s) "
+        "q = QuantizeLinear(t, d, z) p = DequantizeLinear(q, d, z) y = MatMul(p, w) }"
+    )
+    weights = {"g1": np.ones(6, np.float32), "s": np.array([0, -1]), "w": floats(6, 6)}
+    model = with_weights(text, weights | {"d": np.float32(0.02), "z": np.int8(0)})
+    converted, decisions = convert_to_half(model, "float16")
+    check(converted)
+    assert {d.node: d.kept for d in decisions}["t"] == "float32"
+    assert len(casts(converted)) == 1  # for the output
+
+
 def test_moved_int8_values_that_both_types_read_are_moved_twice() -> None:
     text = (
         "g (float[N,6] x) => (float[N,6] y, float[N,6] z) { r = Relu(x) t = Reshape(r, s) "
