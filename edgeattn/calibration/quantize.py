@@ -10,7 +10,8 @@ import onnx
 
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
 from edgeattn.calibration.data import open_batches
-from edgeattn.calibration.gate import read_goal, search_keep_float, warn_of_random
+from edgeattn.calibration.gate import search_keep_float
+from edgeattn.calibration.goal import read_goal, warn_of_random
 from edgeattn.calibration.half import apply_half
 from edgeattn.calibration.int8 import apply_int8
 from edgeattn.calibration.labelled import load_samples

@@ -9,7 +9,8 @@ import pytest
 
 from edgeattn.artifacts import read_manifest
 from edgeattn.calibration.collect import calibrate
-from edgeattn.calibration.gate import Goal, search_keep_float
+from edgeattn.calibration.gate import search_keep_float
+from edgeattn.calibration.goal import Goal
 from edgeattn.calibration.judge import OutputJudge
 from edgeattn.calibration.labelled import load_samples
 from edgeattn.calibration.quantize import quantize
