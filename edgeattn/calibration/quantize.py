@@ -159,12 +159,21 @@ def quantize(
         batches = list(opened)  # each step runs them
         parents.setdefault("data", Parent(opened.label, opened.sha256))
 
+    def correcting(done: int, total: int) -> None:
+        if progress:
+            progress(done, total, "correcting biases")
+
     def typed(keep_float: Collection[str]) -> tuple[onnx.ModelProto, dict[str, Any]]:
         result, report = model, dict[str, Any]()
         if is_int8 and calib_table is not None:
-            correction = batches if correct_bias else None
             result, report = apply_int8(
-                result, calib_table, recipe, keep_float, balance=balance, correction=correction
+                result,
+                calib_table,
+                recipe,
+                keep_float,
+                balance=balance,
+                correction=batches if correct_bias else None,
+                progress=correcting if goal is None else None,  # a search shows its own
             )
         if half is not None:
             kept = () if is_int8 else keep_float

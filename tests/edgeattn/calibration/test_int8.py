@@ -156,6 +156,15 @@ def test_the_manifest_names_the_options_and_the_data(graph, table):
     assert "data" not in read_manifest(again).parents
 
 
+def test_progress_tells_that_biases_are_corrected(graph, table):
+    seen: list[tuple[object, ...]] = []
+    quantize(
+        graph, table=table, correct_bias=True, data=SAMPLES, progress=lambda *at: seen.append(at)
+    )
+    assert [at for at in seen if at[2] == "correcting biases"][-1] == (12, 12, "correcting biases")
+    assert seen[-1] == (3, 3, "writing")
+
+
 def test_balanced_and_corrected_graphs_can_be_half_as_wide_too(graph, table):
     options = {"table": table, "balance": 0.5, "correct_bias": True, "data": SAMPLES}
     wide = quantize(graph, graph.parent / "a.onnx", **options)
