@@ -128,18 +128,19 @@ def search_keep_float(
         "of_nodes": len(nodes),
         "trials": ranking.trials + sum(len(part.judged) for part in parts.values()),
         "figures": {name: part.figures(kept) for name, part in parts.items()},
-        "samples": _samples_report(len(searched), len(samples) - len(searched), grown),
+        "samples": _samples_report(goal, len(searched), len(samples) - len(searched), grown),
     }
     return GateResult(tuple(sorted(kept)), met, report)
 
 
-def _samples_report(searched: int, held_out: int, grown: int) -> str:
+def _samples_report(goal: Goal, searched: int, held_out: int, grown: int) -> str:
     """Say which samples the figures are of, and what that means for them."""
-    if not held_out:
-        return f"{searched} searched on, none held out: the figures flatter"
-    text = f"{searched} searched on, {held_out} held out"
+    text = f"{searched} searched on, "
+    text += f"{held_out} held out" if held_out else "none held out: the figures flatter"
     if grown:
         text += "; the held-out ones missed the goal at first, so they took part in the choice"
+    if goal.max_drop is not None:
+        text += f"; one sample is {100 / searched:.2g} points of those searched on"
     return text
 
 

@@ -74,6 +74,7 @@ def test_accuracy_is_a_goal_too(graph, table, tmp_path):
     assert gate["kept_in_float"] == ["planted"]
     assert gate["figures"]["held_out"]["float_top1"] == 100
     assert gate["figures"]["held_out"]["drop"] <= 3
+    assert gate["samples"].endswith("; one sample is 0.67 points of those searched on")
 
 
 def test_a_goal_out_of_reach_leaves_the_best_graph_and_an_error(graph, table, tmp_path):
