@@ -154,7 +154,7 @@ class _Finder:
                     if self._sums_over(node, slot, tensor, at):
                         readers.append(index)
                         continue
-                    after = self._after(node, slot, at)
+                    after = self._after(node, slot, at, size)
                     if node.op_type == "Add":
                         offsets.append((index, 1 - slot))
                     for output in filter(None, node.output):
@@ -197,7 +197,7 @@ class _Finder:
             raise _Obstacle(f"{_named(node)} does not sum over its channels")
         return True
 
-    def _after(self, node: onnx.NodeProto, slot: int, axis: int) -> int:
+    def _after(self, node: onnx.NodeProto, slot: int, axis: int, size: int) -> int:
         if is_standard(node, "Add"):
             constant = node.input[1 - slot]
             rank = self._moves.rank(node.input[slot])
@@ -206,6 +206,8 @@ class _Finder:
             value = self._constants.value(constant)
             if rank is None or value.ndim > rank or value.dtype != np.float32:
                 raise _Obstacle(f"{_named(node)} adds a constant of another type or shape")
+            if rank - axis <= value.ndim and value.shape[axis - rank] not in (1, size):
+                raise _Obstacle(f"{_named(node)} makes more channels of it")
             return axis
         after = self._moves.axis_after(node, slot, axis)
         if after is None:

@@ -126,6 +126,13 @@ def test_a_layer_with_a_computed_bias_writes_no_scalable_channels():
     assert group_of(model, "c").obstacle == "its bias is not constant"
 
 
+def test_a_constant_that_spreads_one_channel_over_many_is_an_obstacle():
+    model = model_of(
+        "n = LayerNormalization(x, g1)\np = Add(n, row)\ny = MatMul(p, w)", "float[N,4,1] x"
+    )
+    assert group_of(model, "n").obstacle == "Add p makes more channels of it"
+
+
 def test_a_normalization_that_is_never_computed_from_inputs_has_no_group():
     model = model_of("n = LayerNormalization(k1, row)\ny = MatMul(x, w)")
     assert [node_label(model.graph.node[g.source]) for g in find_channel_groups(model)] == ["y"]
