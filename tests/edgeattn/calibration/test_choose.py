@@ -118,12 +118,25 @@ def test_tensors_that_only_the_larger_recipes_need_are_chosen_too():
     assert choice.report["recipes"]["full"]["chosen"] == {"v": "average"}
 
 
-def test_a_gain_of_a_single_sample_is_none():
-    # One huge sample makes most of the noise: it alone gains by the wider range.
+def test_a_gain_of_a_few_samples_is_none():
+    # Two huge samples, one to choose and one to confirm, make most of the noise: they alone gain.
     x = normal(40)
-    x[0] *= 30
+    x[:2] *= 30
     candidates = {"x": {"minmax": 4.0, "mse": 120.0}}
     assert choose_thresholds(product(), candidates, {"x": x}).methods == {"x": "minmax"}
+
+
+def test_what_helps_most_samples_and_ruins_a_few_is_not_chosen():
+    x = normal(40)
+    x[:2] *= 30
+    candidates = {"x": {"minmax": 120.0, "mse": 4.0}}
+    assert choose_thresholds(product(), candidates, {"x": x}).methods == {"x": "minmax"}
+
+
+def test_of_several_that_gain_the_best_is_taken():
+    candidates = {"x": {"minmax": 400.0, "average": 40.0, "mse": 4.0, "entropy": 12.0}}
+    choice = choose_thresholds(product(), candidates, {"x": normal(40)})
+    assert choice.methods == {"x": "mse"}
 
 
 def test_the_same_samples_give_the_same_choice():
