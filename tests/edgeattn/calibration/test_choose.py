@@ -126,9 +126,9 @@ def test_a_gain_of_a_few_samples_is_none():
     assert choose_thresholds(product(), candidates, {"x": x}).methods == {"x": "minmax"}
 
 
-def test_what_helps_most_samples_and_ruins_a_few_is_not_chosen():
+def test_what_helps_most_samples_and_ruins_one_is_not_chosen():
     x = normal(40)
-    x[:2] *= 30
+    x[0] *= 30
     candidates = {"x": {"minmax": 120.0, "mse": 4.0}}
     assert choose_thresholds(product(), candidates, {"x": x}).methods == {"x": "minmax"}
 
