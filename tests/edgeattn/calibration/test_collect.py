@@ -14,7 +14,9 @@ from onnx import helper
 from PIL import Image
 
 from edgeattn.artifacts import Manifest
+from edgeattn.calibration.choose import ThresholdChoice
 from edgeattn.calibration.collect import calibrate
+from edgeattn.calibration.observers import METHODS
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, DataError, GraphError, SpecError
 from edgeattn.graph.files import graph_sha256, save_graph
@@ -73,14 +75,118 @@ def test_percentile_equals_that_of_the_full_activations_to_one_bin(graph, percen
         assert expected <= found <= min(expected * (1 + 2**-10), ordered[-1]), name
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile"])
-def test_batches_and_order_do_not_change_a_bit_of_the_ranges(graph, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_and_order_do_not_change_a_bit_of_the_table(graph, method):
     x = floats(21, 4, 8)
     tables = [
-        amax(calibrate(graph, data, method=method, batch_size=size, seed=seed))
+        CalibTable.load(calibrate(graph, data, method=method, batch_size=size, seed=seed)).tensors
         for data, size, seed in [(x, 8, 0), (x, 5, 1), (x[::-1].copy(), 21, 2), (list(x), 2, 3)]
     ]
     assert all(table == tables[0] for table in tables)
+
+
+def test_samples_that_a_graph_would_mix_run_apart(tmp_path):
+    # What a sample is less the mean of its batch: nothing, if it is alone.
+    text = """g (float[batch,6] x) => (float[batch,4] y) {
+        m = ReduceMean<keepdims = 1>(x, first) z = Sub(x, m) y = MatMul(z, w) }"""
+    model = with_weights(text, {"w": floats(6, 4), "first": np.array([0])})
+    graph = save(model, tmp_path / "net.onnx")
+    for batch_size in (1, 3, 8):
+        assert amax(calibrate(graph, floats(9, 6), batch_size=batch_size)) == {"z": 0}
+
+
+def test_a_share_of_a_large_tensor_is_counted_whatever_the_batch(tmp_path):
+    text = "g (float[N,300,300] x) => (float[N,300,2] y) { z = Relu(x) y = MatMul(z, w) }"
+    graph = save(with_weights(text, {"w": floats(300, 2)}), tmp_path / "net.onnx")
+    x = floats(5, 300, 300)
+    tables = [
+        CalibTable.load(calibrate(graph, x, method="mse", batch_size=size, seed=seed)).tensors
+        for size, seed in ((1, 0), (2, 1), (5, 2))
+    ]
+    assert tables[0] == tables[1] == tables[2]
+    observed = tables[0]["z"].observed
+    assert observed.amax == x.max()
+    assert observed.count == x.size
+    assert observed.percentiles["99"] == pytest.approx(
+        np.percentile(np.maximum(x, 0), 99), rel=0.01
+    )
+
+
+def test_a_sample_of_a_fixed_batch_has_its_own_part_of_the_average(tmp_path):
+    model = block()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    x = floats(8, 4, 8)
+    fixed = amax(calibrate(save(model, tmp_path / "fixed.onnx"), x, method="average"))
+    free = amax(calibrate(save(block(), tmp_path / "free.onnx"), x, method="average"))
+    assert fixed == pytest.approx(free, rel=1e-6)  # kernels may add in another order
+    largest = np.abs(activations(x)["norm"]).reshape(8, -1).max(axis=1)
+    assert fixed["norm"] == pytest.approx(largest.astype(np.float64).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_table_tells_what_was_seen_of_each_tensor(graph, method):
+    x = floats(21, 4, 8)
+    table = CalibTable.load(calibrate(graph, x, method=method))
+    assert list(table.tensors) == list(TENSORS)
+    for name, values in activations(x).items():
+        magnitudes = np.abs(values)
+        entry = table.tensors[name]
+        assert entry.observed.amax == magnitudes.max()
+        assert entry.observed.count == values.size
+        if method in ("minmax", "average"):
+            assert entry.observed.percentiles == {}
+            continue
+        ordered = np.sort(magnitudes.ravel())
+        for percent, found in entry.observed.percentiles.items():
+            exact = ordered[int(np.ceil(float(percent) / 100 * ordered.size)) - 1]
+            assert exact <= found <= max(exact * (1 + 2**-10), ordered[-1] * 2**-22)
+        clipped = 100 * np.mean(magnitudes > entry.amax)
+        one_bin = 100 * np.mean(np.abs(magnitudes / max(entry.amax, 1e-30) - 1) < 2**-9)
+        assert abs(entry.observed.clipped_percent - clipped) <= one_bin
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+def test_channels_that_can_be_balanced_have_their_largest_magnitudes_in_the_table(graph, method):
+    x = floats(21, 4, 8)
+    found = CalibTable.load(calibrate(graph, x, method=method, batch_size=5)).channel_amax
+    assert "norm" in found
+    for name, per_channel in found.items():
+        values = np.abs(activations(x)[name])
+        np.testing.assert_array_equal(per_channel, values.max(axis=tuple(range(values.ndim - 1))))
+
+
+def test_ranges_of_auto_are_candidates_and_none_is_lost(graph):
+    x = floats(40, 4, 8)
+    table = CalibTable.load(calibrate(graph, x))
+    assert table.method == "auto"
+    by_method = {m: amax(calibrate(graph, x, method=m)) for m in ("minmax", "average", "mse")}
+    for name, entry in table.tensors.items():
+        if entry.method in by_method:
+            assert entry.amax == by_method[entry.method][name]
+    assert table.manifest.report["methods"]
+
+
+@pytest.mark.parametrize("planted", ["minmax", "mse"])
+def test_the_choice_of_auto_is_what_the_table_says(graph, monkeypatch, planted):
+    asked = {}
+
+    def choose(model, candidates, samples, progress=None):
+        asked.update(model=model, candidates=candidates, samples=samples)
+        methods = {t: planted if planted in c else "minmax" for t, c in candidates.items()}
+        return ThresholdChoice(methods, {"reason": "planted"})
+
+    monkeypatch.setattr("edgeattn.calibration.collect.choose_thresholds", choose)
+    x = floats(90, 4, 8)
+    table = CalibTable.load(calibrate(graph, x))
+    assert table.manifest.report["choice"] == {"reason": "planted"}
+    for name, entry in table.tensors.items():
+        assert entry.amax == asked["candidates"][name][entry.method]
+        assert next(iter(asked["candidates"][name])) == "minmax"
+    kept = asked["samples"]["x"]
+    assert len(kept) == 64
+    assert len({sample.tobytes() for sample in kept} & {sample.tobytes() for sample in x}) == 64
+    calibrate(graph, x[::-1].copy(), seed=7)
+    np.testing.assert_array_equal(asked["samples"]["x"], kept)
 
 
 def test_the_same_call_writes_the_same_file(graph, tmp_path):
@@ -166,7 +272,7 @@ def test_a_tensor_of_zeros_gets_the_scale_one_and_is_listed(tmp_path):
         assert table.manifest.report["zero_tensors"] == ["z"]
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile"])
+@pytest.mark.parametrize("method", ["minmax", "auto"])
 @pytest.mark.parametrize("sample", [0, 17])
 @pytest.mark.parametrize("op", ["Log", "Reciprocal"], ids=["NaN", "infinity"])
 def test_an_activation_that_is_no_number_is_named(tmp_path, method, sample, op):
@@ -303,7 +409,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["minmax", "percentile"])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "auto"])
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path, method):
     weights = {f"w{i}": floats(64, 64) / 8 for i in range(20)}
     nodes = " ".join(f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(20))
