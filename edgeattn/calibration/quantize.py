@@ -126,6 +126,11 @@ def quantize(
     goal = read_goal(
         min_sqnr, max_drop, precision=precision, data=data, labels=labels, samples=samples
     )
+    if data is not None and precision == "int8" and goal is None and not correct_bias:
+        raise SpecError(
+            "there is data, and nothing that would run it",
+            "ask for correct_bias, min_sqnr or max_drop, or leave the data out",
+        )
     graph = Path(graph)
     output = graph.with_suffix(f".{precision}.onnx") if output is None else Path(output)
     check_writable(output)

@@ -178,6 +178,7 @@ def test_balanced_and_corrected_graphs_can_be_half_as_wide_too(graph, table):
     ("options", "reason"),
     [
         ({"correct_bias": True}, "biases are corrected by running data, and there is none"),
+        ({"data": SAMPLES}, "there is data, and nothing that would run it"),
         ({"balance": 1.5}, "the balance is 1.5; expected 0 to 1"),
         ({"precision": "fp16", "balance": 0.5}, "balance is an option of INT8"),
         ({"precision": "bf16", "correct_bias": True}, "correct_bias is an option of INT8"),
