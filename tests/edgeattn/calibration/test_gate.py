@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgeattn.artifacts import read_manifest
+from edgeattn.calibration import gate as gate_module
 from edgeattn.calibration.collect import calibrate
 from edgeattn.calibration.gate import search_keep_float
 from edgeattn.calibration.goal import Goal
@@ -56,6 +57,13 @@ def test_the_planted_layer_alone_stays_in_float(graph, table, tmp_path):
     assert min(part["sqnr_db"] for part in gate["figures"].values()) >= 30
     assert sqnr_db(path, samples(200, seed=9)) > 29
     assert sqnr_db(quantize(graph, tmp_path / "all.onnx", table=table), x) < 15
+
+
+def test_layers_that_were_in_the_way_go_back_to_int8(graph, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(gate_module.Ranking, "order", ["y", "third", "planted", "first"])
+    x = samples(40, seed=1)
+    path = quantize(graph, tmp_path / "q.onnx", table=table, data=x, min_sqnr=30)
+    assert gate_of(path)["kept_in_float"] == ["planted"]
 
 
 def test_a_goal_that_is_met_already_keeps_nothing(graph, table, tmp_path):
