@@ -94,6 +94,7 @@ def choose_thresholds(
     noises: dict[str, float] = {}
     try:
         reference = OutputJudge(model, samples).reference
+        _check_rows(reference, count)
         for recipe in _RECIPES:
             tensors = [t for t in place_qdq(model, recipe).activations if t not in noises]
             if tensors:
@@ -103,6 +104,12 @@ def choose_thresholds(
     except (DataError, GraphError) as err:  # the calibration itself went well
         report["reason"] = err.message
     return ThresholdChoice(choice, report)
+
+
+def _check_rows(outputs: Arrays, count: int) -> None:
+    for name, array in outputs.items():
+        if len(array) != count:
+            raise DataError(f"the output {name} has no row for each sample to judge by")
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,17 @@ def test_an_output_that_cannot_be_judged_leaves_the_largest_magnitude():
     assert "another shape for each sample" in choice.report["reason"]
 
 
+def test_an_output_that_mixes_the_samples_of_a_batch_leaves_the_largest_magnitude():
+    model = with_weights(
+        "g (float[4,3] x) => (float[1,3] y) { h = MatMul(x, w) y = ReduceMean(h, axis) }",
+        {"w": np.eye(3, dtype=np.float32), "axis": np.array([0])},
+    )
+    candidates = {"x": {"minmax": 40.0, "mse": 4.0}}
+    choice = choose_thresholds(model, candidates, {"x": floats(20, 3)})
+    assert choice.methods == {"x": "minmax"}
+    assert "no row for each sample" in choice.report["reason"]
+
+
 def test_nothing_to_gain_is_no_error():
     zeros = {"x": np.zeros((20, WIDTH), np.float32)}
     choice = choose_thresholds(product(), {"x": {"minmax": 0.0}}, zeros)
