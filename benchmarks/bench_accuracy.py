@@ -61,7 +61,7 @@ class Way:
     tool: str
     method: str
     recipe: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     batch_size: int = 1
 
     @property

@@ -53,7 +53,7 @@ def main() -> None:
     text = PAGE.read_text()
     for name, block in blocks.items():
         pattern = rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)"
-        written = f"{block}\n\n{origins[name]}\n\n"
+        written = f"{block}\n\n{origins[name]}\n\n" if origins[name] else "Not measured yet.\n\n"
         text, found = re.subn(pattern, lambda _, b=written: b, text, flags=re.DOTALL)
         if found != 1:
             sys.exit(f"{PAGE} has {found} blocks named {name}; expected one")
@@ -190,7 +190,9 @@ def search_table(rows: Sequence[Row]) -> str:
 
 
 def origin(command: str, rows: Sequence[Row]) -> str:
-    """Say where figures come from: command, days, machines, versions."""
+    """Say where figures come from: command, days, machines, versions; nothing without rows."""
+    if not rows:
+        return ""
 
     def distinct(values: Sequence[str]) -> str:
         return ", ".join(sorted(set(values)))
