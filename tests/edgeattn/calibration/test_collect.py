@@ -421,4 +421,5 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path, method):
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     # 400 batches of activations would be 130 MB.
-    assert peak_kib(410) < peak_kib(10) * 1.05
+    # With 20 batches `auto` has kept all the samples that it will.
+    assert peak_kib(410) < peak_kib(20) * 1.05
