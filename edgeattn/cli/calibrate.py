@@ -38,7 +38,10 @@ from edgeattn.cli.progress import working
     "--samples", type=click.IntRange(min=1), metavar="N", help="Most samples. Default: all."
 )
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples read at a time. Default: 8."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Samples read at a time. Default: 8.",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", help="Chooses the samples. Default: 0."
@@ -57,7 +60,10 @@ from edgeattn.cli.progress import working
 )
 @click.option("--recipe", metavar="NAME", help="Take these choices from a recipe or TOML file.")
 @click.option(
-    "--state", type=FILE, metavar="FILE", help="Keep the state here, and go on from it if it exists."
+    "--state",
+    type=FILE,
+    metavar="FILE",
+    help="Keep the state here, and go on from it if it exists.",
 )
 @click.option(
     "--shard", metavar="I/N", help="Run the I-th of N shares of the samples; write only the state."
