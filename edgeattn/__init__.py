@@ -21,9 +21,10 @@ from edgeattn.inputs import ImagePreprocess, InputSpec
 from edgeattn.spec import AttentionSpec, HeadGroup
 
 if TYPE_CHECKING:
-    from edgeattn.calibration.collect import calibrate, merge_calibrations
+    from edgeattn.calibration.collect import calibrate
     from edgeattn.calibration.quantize import quantize
     from edgeattn.calibration.sensitivity import sensitivity
+    from edgeattn.calibration.shards import merge_calibrations
     from edgeattn.engine.build import build
     from edgeattn.engine.load import load
     from edgeattn.graph.export import export
@@ -53,7 +54,7 @@ __all__ = [
 _HOMES = {
     "export": "edgeattn.graph.export",
     "calibrate": "edgeattn.calibration.collect",
-    "merge_calibrations": "edgeattn.calibration.collect",
+    "merge_calibrations": "edgeattn.calibration.shards",
     "quantize": "edgeattn.calibration.quantize",
     "sensitivity": "edgeattn.calibration.sensitivity",
     "build": "edgeattn.engine.build",

@@ -1,12 +1,10 @@
 """Calibrate: a graph and data to a calibration table, from files to a file.
 
-A calibration can write its state as it goes, and go on from it; shards of the data can be
-calibrated apart, and their states merged into the table that all the data give.
+A calibration can write its state as it goes, and go on from it, or run a shard of the data alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +12,14 @@ from typing import Any
 
 from edgeattn.artifacts import Manifest, Parent, check_writable
 from edgeattn.calibration.checkpoint import ALL, INTERVAL_S, CalibrationState, Pacemaker, Shard
-from edgeattn.calibration.choose import choose_thresholds
 from edgeattn.calibration.collector import Collector
-from edgeattn.calibration.data import Batches, data_sha256, open_batches
+from edgeattn.calibration.data import Batches, open_batches
+from edgeattn.calibration.finish import write_table
 from edgeattn.calibration.observations import Observations
 from edgeattn.calibration.observers import COUNTED_VALUES
 from edgeattn.calibration.random_samples import RandomSamples
 from edgeattn.calibration.recipe import CalibrationOptions, load_recipe
 from edgeattn.calibration.sources import DataSource
-from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, DataError, SpecError
 from edgeattn.graph.files import graph_sha256, input_specs, load_graph
 from edgeattn.graph.placement import place_qdq
@@ -141,60 +138,7 @@ def calibrate(
     if shard:
         assert state is not None
         return state
-    return _write_table(graph, output, seen, finished, progress)
-
-
-def merge_calibrations(
-    graph: Path | str,
-    states: Sequence[Path | str],
-    output: Path | str | None = None,
-    *,
-    progress: Progress | None = None,
-) -> Path:
-    """Merge the states of all shards into the table that the whole data give, bit for bit.
-
-    Args:
-        graph: The ONNX file.
-        states: What `calibrate(…, shard=…, state=…)` wrote, one for each shard, in any order.
-        output: The table to write; by default `NAME.calib.json` beside `NAME.onnx`.
-        progress: Called with steps done, their number, and a word.
-
-    Returns:
-        Path of the table.
-
-    Raises:
-        ArtifactError: If a file is missing or not whole, a shard is missing, unfinished or given
-            twice, or the shards belong to different graphs, data or options.
-    """
-    graph = Path(graph)
-    output = graph.with_suffix(".calib.json") if output is None else Path(output)
-    check_writable(output)
-    paths = [Path(path) for path in states]
-    if not paths:
-        raise SpecError("there is no state to merge", "give the states of all shards")
-    first = CalibrationState.load(paths[0])
-    expected = Manifest(
-        kind="calibration-state",
-        parents={"graph": Parent(graph.name, graph_sha256(graph))},
-        options=first.manifest.options,
-    )
-    model = load_graph(graph)
-    method, percentile = _method_of(first.manifest, paths[0])
-    seen = Observations(model, method, percentile)
-    shards = []
-    for number, path in enumerate(paths):
-        if progress:
-            progress(number, len(paths), "merging")
-        loaded = first if number == 0 else CalibrationState.load(path)
-        loaded.check_same(expected, path)
-        _check_same_data(loaded, first, path)
-        part = Observations(model, method, percentile)
-        loaded.restore(part, path)
-        seen.merge(part)
-        shards.append(Shard.parse(loaded.manifest.report["shard"]))
-    _check_complete(shards)
-    del model
-    return _write_table(graph, output, seen, first, progress)
+    return write_table(graph, output, seen, finished, progress)
 
 
 def _observe(
@@ -258,47 +202,6 @@ def _observe(
     return done
 
 
-def _write_table(
-    graph: Path,
-    output: Path,
-    seen: Observations,
-    state: CalibrationState,
-    progress: Progress | None,
-) -> Path:
-    report = state.manifest.report
-    choice: dict[str, Any] = {}
-    if seen.method == "auto":
-        candidates = seen.candidates()
-        chosen = choose_thresholds(load_graph(graph), candidates, seen.kept.arrays(), progress)
-        tensors = seen.chosen_ranges(candidates, chosen.methods)
-        counts = Counter(chosen.methods.values())
-        choice = {"methods": dict(counts.most_common()), "choice": chosen.report}
-    else:
-        tensors = seen.ranges()
-    manifest = Manifest(
-        kind="table",
-        parents={
-            "graph": state.manifest.parents["graph"],
-            "data": Parent(report["data"], data_sha256(state.digests)),
-        },
-        options=state.manifest.options,
-        report={
-            "samples": report["samples"],
-            "left_out": report["left_out"],
-            "skipped": report["skipped"],
-            "ignored": report["ignored"],
-            "tensors": len(tensors),
-            "zero_tensors": [
-                name
-                for name, entry in tensors.items()
-                if entry.observed and not entry.observed.amax
-            ],
-            **choice,
-        },
-    )
-    return CalibTable(seen.method, tensors, manifest).save(output)
-
-
 def _describe(options: CalibrationOptions, batch_size: int, random: int | None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "method": options.method,
@@ -318,43 +221,9 @@ def _describe(options: CalibrationOptions, batch_size: int, random: int | None) 
     return described
 
 
-def _method_of(manifest: Manifest, path: Path) -> tuple[str, float]:
-    try:
-        options = CalibrationOptions().with_given(
-            method=manifest.options["method"], percentile=manifest.options.get("percentile")
-        )
-    except (KeyError, SpecError) as err:
-        raise ArtifactError(f"{path} names no method of calibration", "calibrate again") from err
-    return options.method, options.percentile
-
-
 def _check_same_sample(digest: bytes, known: bytes, number: int, path: Path | None) -> None:
     if digest != known:
         raise ArtifactError(
             f"the state {path} belongs to other data: sample {number} differs",
             "delete it and calibrate again, or give another path",
-        )
-
-
-def _check_same_data(state: CalibrationState, first: CalibrationState, path: Path) -> None:
-    """Refuse an unfinished shard and one of other data: every shard reads all samples."""
-    if not state.manifest.report["finished"]:
-        raise ArtifactError(
-            f"the calibration of {path} is not finished", "go on with it: the same command again"
-        )
-    names = ("skipped", "ignored", "left_out", "samples")
-    same = all(state.manifest.report[n] == first.manifest.report[n] for n in names)
-    if list(state.digests) != list(first.digests) or not same:
-        raise ArtifactError(f"{path} was made from other data than the first state", "")
-
-
-def _check_complete(shards: Sequence[Shard]) -> None:
-    count = shards[0].shards
-    wanted = [Shard(number, count) for number in range(1, count + 1)]
-    if sorted(shards) != wanted:
-        given = ", ".join(str(shard) for shard in sorted(shards))
-        raise ArtifactError(
-            f"the states are of the shards {given}; expected each of {wanted[0]} to {wanted[-1]} "
-            "once",
-            "calibrate those that are missing",
         )

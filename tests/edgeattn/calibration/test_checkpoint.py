@@ -15,8 +15,9 @@ from PIL import Image
 import edgeattn
 from edgeattn.artifacts import Manifest
 from edgeattn.calibration.checkpoint import CalibrationState, Shard
-from edgeattn.calibration.collect import calibrate, merge_calibrations
+from edgeattn.calibration.collect import calibrate
 from edgeattn.calibration.observers import METHODS
+from edgeattn.calibration.shards import merge_calibrations
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, DataError, SpecError
 from edgeattn.graph.files import save_graph

@@ -175,7 +175,7 @@ def test_the_choice_of_auto_is_what_the_table_says(graph, monkeypatch, planted):
         methods = {t: planted if planted in c else "minmax" for t, c in candidates.items()}
         return ThresholdChoice(methods, {"reason": "planted"})
 
-    monkeypatch.setattr("edgeattn.calibration.collect.choose_thresholds", choose)
+    monkeypatch.setattr("edgeattn.calibration.finish.choose_thresholds", choose)
     x = floats(90, 4, 8)
     table = CalibTable.load(calibrate(graph, x))
     assert table.manifest.report["choice"] == {"reason": "planted"}
