@@ -8,7 +8,7 @@ is limited, so that a tool which keeps every activation fails by itself; its row
     python -m benchmarks.bench_calibration [--images N]... [--tool TOOL[:METHOD]]... [--resume]
 
 For a few minutes' run: `--images 16 --tool edgeattn`. Timings count on a quiet machine only. All of
-it took about QUIET minutes on two cores; `--resume` goes on after what was measured today.
+it takes about a quarter of an hour on two cores; `--resume` goes on after what was measured today.
 """
 
 from __future__ import annotations
