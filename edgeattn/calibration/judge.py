@@ -25,7 +25,9 @@ from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.passes.emulate_half import emulate_half
 
+# Of samples per batch, and of their bytes: more saves no time on large images, only costs memory.
 BATCH_SIZE = 8
+BATCH_BYTES = 2 << 20
 
 Arrays = Mapping[str, Array]
 
@@ -102,7 +104,9 @@ class SampleSession:
             GraphError: If ONNX Runtime fails, or an output varies in shape.
         """
         count = _count(samples, self._inputs)
-        runs = self._run(samples, constants or {}, count, self._fixed or BATCH_SIZE)
+        sample_bytes = sum(samples[name][:1].nbytes for name in self._inputs)
+        size = min(max(BATCH_BYTES // max(sample_bytes, 1), 1), BATCH_SIZE)
+        runs = self._run(samples, constants or {}, count, self._fixed or size)
         if self._fixed is None and not all(run.has_rows for run in runs):
             runs = self._run(samples, constants or {}, count, 1)
         return {
