@@ -205,7 +205,7 @@ def test_the_choice_is_not_below_the_largest_magnitude_on_unseen_data(name, tmp_
     else:  # smooth random images, like none that the random weights were made for
         rng = np.random.default_rng(0)
         coarse = rng.standard_normal(
-            (40, *spec.shape[1:-2], *(-(-n // 8) for n in spec.shape[-2:]))
+            (56, *spec.shape[1:-2], *(-(-n // 8) for n in spec.shape[-2:]))
         )
         smooth = coarse.repeat(8, axis=-1).repeat(8, axis=-2)[
             ..., : spec.shape[-2], : spec.shape[-1]
