@@ -42,7 +42,7 @@ MODELS = ("mswin_nano", "pmsa_nano", "msseq_nano", HF_SWIN)
 
 # Samples to calibrate with and to judge by: all there are, fewer where an image takes long.
 SMALL = (1000, 1000)
-LARGE = (32, 64)
+LARGE = (32, 32)
 REGISTRY = (16, 16)
 
 

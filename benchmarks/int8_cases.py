@@ -109,7 +109,8 @@ def export_graph(name: str, folder: Path) -> Path:
         path = folder / f"{name}.onnx"
         return edgeattn.export(name, output=path, dynamic=name in recipe_names())
     path = folder / f"{HF_SWIN}.onnx"
-    return edgeattn.export(_Logits(hugging_face_swin()), InputSpec((1, 3, 224, 224)), path)
+    # Its preprocessor normalises as that of our models of this size does.
+    return edgeattn.export(_Logits(hugging_face_swin()), get_entry("mswin_tiny").input, path)
 
 
 def spread(array: NDArray, count: int) -> NDArray:

@@ -36,7 +36,7 @@ def pooled_heads(graph: onnx.GraphProto, constants: Constants) -> frozenset[int]
     outputs = {value.name for value in graph.output}
 
     def is_pooled(tensor: str) -> bool:
-        while (node := made_by.get(tensor)) is not None and is_standard(node, *MOVING_OPS):
+        while (node := made_by.get(tensor)) is not None and _moves_values(node, constants):
             tensor = node.input[0]
         return node is not None and is_standard(node, *_POOLING_OPS) and tensor not in constants
 
@@ -55,6 +55,16 @@ def pooled_heads(graph: onnx.GraphProto, constants: Constants) -> frozenset[int]
         for index, node in enumerate(graph.node)
         if is_standard(node, *LINEAR_OPS) and is_pooled(node.input[0]) and is_result(node.output[0])
     )
+
+
+def _moves_values(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Tell whether a node gives values of its first input and nothing else.
+
+    torch writes the flattening after an adaptive average pool as a Gather of every element.
+    """
+    if is_standard(node, "Gather", "Slice"):
+        return all(name in constants for name in node.input[1:])
+    return is_standard(node, *MOVING_OPS)
 
 
 def _adds_bias(node: onnx.NodeProto, constants: Constants) -> bool:

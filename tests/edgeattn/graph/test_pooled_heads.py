@@ -19,11 +19,16 @@ WEIGHTS = {
     "one": np.array([1], np.int64),
     "flat": np.array([2, 4], np.int64),
     "row": np.array([2, 3], np.int64),
+    "line": np.array([8], np.int64),
+    "every": np.arange(8),
+    "some": np.array([0, 2, 1], np.int64),
 }
 MEAN = "m = ReduceMean<keepdims = 0>(r, one)"
 POOL = "t = Transpose<perm = [0, 2, 1]>(r) p = GlobalAveragePool(t) m = Reshape(p, flat)"
 HEADS = {
     "of a mean": f"{MEAN} y = Gemm(m, v, bias)",
+    "flattened as torch does it": "t = ReduceMean<keepdims = 1>(r, one) f = Reshape(t, line) "
+    "e = Gather<axis = 0>(f, every) m = Reshape(e, flat) y = Gemm(m, v, bias)",
     "with its bias apart": f"{MEAN} a = MatMul(m, v) y = Add(a, bias)",
     "of a pooling": f"{POOL} y = Gemm(m, v)",
     "with probabilities": f"{MEAN} a = MatMul(m, v) b = Add(bias, a) y = Softmax(b)",
@@ -33,6 +38,7 @@ HEADS = {
 }
 OTHERS = {
     "nothing is pooled": "f = Flatten<axis = 2>(r) y = MatMul(f, v)",
+    "positions are picked": "e = Gather<axis = 1>(r, some) y = MatMul(e, v)",
     "a layer follows": f"{MEAN} a = MatMul(m, w) b = Relu(a) y = MatMul(b, v)",
     "activations are scaled with it": f"{MEAN} a = MatMul(m, w) s = Sigmoid(a) y = Mul(s, m)",
     "its result is used twice": f"{MEAN} a = MatMul(m, w) b = Relu(a) y = Add(a, b)",
