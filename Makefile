@@ -16,8 +16,9 @@ PYTEST_ARGS ?=
 # GPUs that `make plugin` compiles for, such as "87 110"; this machine's if empty.
 ARCH ?=
 PLUGIN_ARGS ?=
-# What `make quantization-page` measures; the rest of its tables is written from earlier rows.
-STEPS ?= cost accuracy registry
+# What `make quantization-page` measures, of cost, accuracy and registry; the rest of its tables is
+# written from earlier rows.
+STEPS ?= cost accuracy
 
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
@@ -105,8 +106,8 @@ readme: .venv/.installed-export
 kernels-page: .venv/.installed-dev .venv/.installed-cuda
 	$(BIN)/python docs/refresh_kernels.py
 
-# Minutes on two quiet cores: cost about 15, accuracy 10, registry 10. What was measured at this
-# commit today already is not measured again.
+# About 15 minutes on two quiet cores for the cost, 8 for the accuracy, 10 for the registry. What was
+# measured at this commit today already is not measured again.
 quantization-page: .venv/.installed-dev .venv-peers/.installed
 	$(if $(filter cost,$(STEPS)),$(BIN)/python -m benchmarks.bench_calibration --resume)
 	$(if $(filter accuracy,$(STEPS)),$(BIN)/python -m benchmarks.bench_accuracy --resume)

@@ -32,6 +32,7 @@ from benchmarks.past_rows import Resumed
 from benchmarks.processes import PEERS_PYTHON, run_job
 from benchmarks.rows import append_row
 from edgeattn.calibration.judge import OutputJudge
+from edgeattn.calibration.recipe import recipe_names
 from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import EdgeAttnError
 from edgeattn.graph.compare import compare_arrays, top1_accuracy
@@ -40,10 +41,9 @@ from edgeattn.models.registry import model_names
 
 MODELS = ("mswin_nano", "pmsa_nano", "msseq_nano", HF_SWIN)
 
-# Samples to calibrate with and to judge by: all there are, fewer where an image takes long.
+# Samples to calibrate with and to judge by: all there are of their own, fewer of borrowed ones.
 SMALL = (1000, 1000)
 LARGE = (32, 32)
-REGISTRY = (16, 16)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="leave out what was measured today")
     arguments = parser.parse_args()
     for model in arguments.models or (model_names() if arguments.registry else MODELS):
-        sizes = REGISTRY if arguments.registry else LARGE if model == HF_SWIN else SMALL
+        sizes = SMALL if model in recipe_names() else LARGE
         if arguments.samples:
             sizes = (arguments.samples, arguments.samples)
         if arguments.registry:
