@@ -52,6 +52,7 @@ def load_samples(
     labels: Any = None,
     *,
     most: int | None = None,
+    most_labelled: int = LABELLED_SAMPLES,
     seed: int = 0,
 ) -> LabelledSamples:
     """Read samples.
@@ -62,7 +63,8 @@ def load_samples(
         labels: Class indices, an array or a `.npy` or `.npz` file (under `label`), in the order
             of the arrays' rows, of the stream, or of the images' paths. By default an array
             `label` among the data that is no input.
-        most: Most samples to use; by default 64, with labels 1000, since accuracy needs many.
+        most: Most samples to use; by default 64, or if there are labels the next argument.
+        most_labelled: Accuracy needs more samples than noise does.
         seed: Chooses them, and so their order.
 
     Raises:
@@ -71,7 +73,7 @@ def load_samples(
     """
     source = open_source(data, inputs)
     found = _labels(labels, data, inputs)
-    most = most or (SAMPLES if found is None else LABELLED_SAMPLES)
+    most = most or (SAMPLES if found is None else most_labelled)
     if isinstance(source, Stream):
         order = np.arange(most)
     else:

@@ -30,6 +30,9 @@ from edgeattn.graph.nodes import node_label
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import Recipe, place_qdq
 
+# Each layer takes two trials on all of them.
+LABELLED_SAMPLES = 256
+
 Progress = Callable[[int, "int | None", str], None]
 
 
@@ -130,7 +133,7 @@ def sensitivity(
         labels: Class indices of the samples, for top-1: an array, or a `.npy` or `.npz` file; by
             default an array `label` among the data.
         recipe: What to quantize.
-        samples: Most samples to use; by default 64, with labels 1000.
+        samples: Most samples to use; by default 64, with labels 256.
         output: JSON file to write; none by default.
         html: The same as a page, in one file; none by default.
         progress: Called with trials done, their number, and a word.
@@ -149,7 +152,9 @@ def sensitivity(
     calib_table = CalibTable.load(table)
     calib_table.check_parent(graph)
     model = load_graph(graph)
-    judged = load_samples(data, input_specs(model), labels, most=samples)
+    judged = load_samples(
+        data, input_specs(model), labels, most=samples, most_labelled=LABELLED_SAMPLES
+    )
     manifest = Manifest(
         kind="report",
         parents={

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Most samples. Default: 64, with labels 1000.",
+    help="Most samples. Default: 64, with labels 256.",
 )
 @output_option("The report to write. Default: beside the graph, NAME.sensitivity.json")
 @click.option(

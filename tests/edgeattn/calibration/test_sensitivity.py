@@ -65,6 +65,13 @@ def test_labels_add_accuracy(files):
         sensitivity(graph, table, x, labels + CLASSES)
 
 
+def test_samples_are_as_many_as_asked_for_or_as_the_judgement_needs(files):
+    x, labels = samples(300), np.zeros(300, int)
+    assert sensitivity(*files, x).num_samples == 64
+    assert sensitivity(*files, x, labels).num_samples == 256
+    assert sensitivity(*files, x, labels, samples=9).num_samples == 9
+
+
 def test_blocks_are_judged_as_one(tmp_path):
     graph = save(block(), tmp_path / "net.onnx")
     table = calibrate(graph, floats(40, 4, 8), method="minmax")
