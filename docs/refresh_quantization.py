@@ -115,20 +115,23 @@ def label(way: Way) -> str:
 
 def margins(rows: Sequence[Row]) -> str:
     """Say how far the default is above the best other tool, model by model."""
+    ours = [way for way in OURS if (way.method, way.recipe) == ("auto", "linear")]
+    default, corrected = ours[0], next(w for w in ours if set(w.options) == {"correct_bias"})
     parts = []
     for model in MODELS:
-        found = {way: find(rows, {"model": model} | way.case) for way in (OURS[0], *PEERS)}
-        known = {
-            way: result["centred_sqnr_db"]
-            for way, result in found.items()
-            if result is not None and "failed" not in result
-        }
-        peers = {way: value for way, value in known.items() if way in PEERS}
-        if OURS[0] in known and peers:
-            best = max(peers, key=lambda way: peers[way])
-            above = known[OURS[0]] - peers[best]
-            parts.append(f"`{model}` {above:+.1f} dB ({label(best)})")
-    return f"The first line against the best of the other tools: {', '.join(parts)}."
+        known = {}
+        for way in (default, corrected, *PEERS):
+            result = find(rows, {"model": model} | way.case)
+            if result is not None and "failed" not in result:
+                known[way] = result["centred_sqnr_db"]
+        peers = [way for way in PEERS if way in known]
+        if default in known and peers:
+            best = max(peers, key=lambda way: known[way])
+            above = f"{known[default] - known[best]:+.1f} dB"
+            if corrected in known:
+                above += f", with `--correct-bias` {known[corrected] - known[best]:+.1f} dB"
+            parts.append(f"- `{model}`: {above} ({label(best)})")
+    return "\n".join(["The first line against the best of the other tools:", "", *parts])
 
 
 def registry_table(rows: Sequence[Row]) -> str:

@@ -131,8 +131,11 @@ def test_a_table_has_a_line_for_each_way_that_was_measured(refresh: ModuleType) 
         "| **edgeattn**, `linear`, auto | 43.4 |  |  | 12.0 |",
         "| ONNX Runtime, minmax | failed |  |  | 10.5 |",
     ]
-    assert f"`{HF_SWIN}` +1.5 dB (ONNX Runtime, minmax)" in refresh.margins(rows)
+    assert f"- `{HF_SWIN}`: +1.5 dB (ONNX Runtime, minmax)" in refresh.margins(rows)
     assert "mswin_nano" not in refresh.margins(rows)
+    corrected = Way("edgeattn", "auto", "linear", {"correct_bias": True})
+    rows.append(row({"model": HF_SWIN} | corrected.case, centred_sqnr_db=14.0))
+    assert "+1.5 dB, with `--correct-bias` +3.5 dB" in refresh.margins(rows)
 
 
 def test_costs_are_written_with_their_ratio_or_their_failure(refresh: ModuleType) -> None:
