@@ -15,12 +15,13 @@ from edgeattn.graph.compare import finite_or_none
 if TYPE_CHECKING:
     from edgeattn.calibration.sensitivity import Effect, Figures, Sensitivity
 
-_STYLE = """
+_STYLE = r"""
 :root { color-scheme: light dark; --bar: #2a6fbb; --spared: #8a8f98; --line: #d5d8dd; }
 @media (prefers-color-scheme: dark) {
   :root { --bar: #6db1ff; --spared: #767c86; --line: #3b4048; }
 }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 svg { width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }

@@ -128,7 +128,9 @@ def test_the_files_hold_what_was_found(files, tmp_path):
     assert values == found.to_dict()
     assert values["manifest"]["parents"].keys() == {"graph", "table", "data"}
     assert values["figures"]["int8_db"] == found.whole.sqnr_db
-    shown = Page(page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    assert not [c for c in text if not (c.isprintable() or c == "\n")]  # a mangled escape
+    shown = Page(text)
     assert not shown.fetched
     assert "script" not in shown.tags
     assert shown.tags.count("rect") == 2 * len(LAYERS)
