@@ -12,10 +12,8 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,12 +21,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeattn.artifacts import Manifest
 from edgeattn.calibration.histogram import Floats, NonFiniteError
 from edgeattn.calibration.observers import ChannelMaxObserver, Observer
+from edgeattn.calibration.session import open_session, refused
 from edgeattn.calibration.sources import Array
-from edgeattn.errors import GraphError, first_line
-from edgeattn.graph.files import MAX_INLINE_BYTES, input_specs, save_graph, weights_bytes
+from edgeattn.errors import GraphError
+from edgeattn.graph.files import input_specs
 from edgeattn.graph.passes.decompose import decompose
 
 _MOST_THREADS = 4
@@ -60,7 +58,7 @@ class Collector:
         # A graph must not give out its own input.
         self._outputs = [name for name in self._observers if name not in inputs]
         self._session = (
-            _open_session(_with_outputs(decompose(model), self._outputs)) if self._outputs else None
+            open_session(_with_outputs(decompose(model), self._outputs)) if self._outputs else None
         )
         self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
 
@@ -114,7 +112,7 @@ class Collector:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
         except Exception as err:
-            raise _refused("run", err) from err
+            raise refused("run", err) from err
         return binding.get_outputs()
 
     def _show(self, name: str, values: Floats, samples: int) -> None:
@@ -160,30 +158,3 @@ def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelP
     for name in tensors:
         graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return model
-
-
-def _open_session(model: onnx.ModelProto) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures arrive as exceptions
-    # Between samples the processor belongs to the observers and the decoding of images.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-
-    def load(source: bytes | str) -> Any:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-    try:
-        if weights_bytes(model) <= MAX_INLINE_BYTES:
-            return load(model.SerializeToString())
-        with tempfile.TemporaryDirectory() as folder:
-            return load(str(save_graph(model, Path(folder, "observed.onnx"), Manifest("graph"))))
-    except Exception as err:  # onnxruntime's errors share no class
-        raise _refused("load", err) from err
-
-
-def _refused(what: str, err: Exception) -> GraphError:
-    return GraphError(
-        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
-        "the data may not fit the graph, or the graph may hold operators it does not know",
-    )

@@ -8,20 +8,17 @@ every machine.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from edgeattn.artifacts import Manifest
+from edgeattn.calibration.session import open_session, refused
 from edgeattn.calibration.sources import Array
-from edgeattn.errors import DataError, GraphError, first_line
+from edgeattn.errors import DataError, GraphError
 from edgeattn.graph.compare import compare_arrays, noise_energies, top1_accuracy
-from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.passes.emulate_half import emulate_half
 
@@ -80,7 +77,7 @@ class SampleSession:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._session = _open(model)
+        self._session = open_session(model)
         self._outputs = [output.name for output in self._session.get_outputs()]
         inputs = self._session.get_inputs()
         self._inputs = [spec.name for spec in inputs]
@@ -125,7 +122,7 @@ class SampleSession:
             try:
                 runs.append(_Run(len(rows), self._session.run(self._outputs, feeds)))
             except Exception as err:  # onnxruntime's errors share no class
-                raise _refused("run", err) from err
+                raise refused("run", err) from err
         return runs
 
 
@@ -240,30 +237,3 @@ def _joined(name: str, arrays: list[Array], runs: list[_Run], count: int) -> Arr
             "leave this output out of the graph",
         )
     return np.concatenate(arrays)[:count] if of_samples else np.stack(arrays)
-
-
-def _open(model: onnx.ModelProto) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures arrive as exceptions
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-
-    def load(source: bytes | str) -> Any:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-    try:
-        if weights_bytes(model) <= MAX_INLINE_BYTES:
-            return load(model.SerializeToString())
-        with tempfile.TemporaryDirectory() as folder:
-            return load(str(save_graph(model, Path(folder, "judged.onnx"), Manifest("graph"))))
-    except Exception as err:  # onnxruntime's errors share no class
-        raise _refused("load", err) from err
-
-
-def _refused(what: str, err: Exception) -> GraphError:
-    return GraphError(
-        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
-        "the data may not fit the graph, or the graph may hold operators it does not know",
-    )

@@ -17,8 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from edgeattn.calibration.session import open_session, refused
 from edgeattn.calibration.sources import Array
-from edgeattn.errors import GraphError, first_line
+from edgeattn.errors import GraphError
 from edgeattn.graph.constants import subgraphs, used_names
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.passes.decompose import decompose
@@ -165,32 +166,15 @@ def _reads(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 
 def _open(part: onnx.ModelProto, tensors: Mapping[str, Array]) -> Any:
-    import onnxruntime as ort
-
     for value in part.graph.input:
         element = helper.np_dtype_to_tensor_dtype(tensors[value.name].dtype)
         value.CopyFrom(helper.make_tensor_value_info(value.name, element, None))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures arrive as exceptions
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as the graph says
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        data = part.SerializeToString()
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as err:  # onnxruntime's errors share no class
-        raise _refused("load", err) from err
+    return open_session(part)
 
 
 def _run(session: Any, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
     try:
         results: list[Array] = session.run(outputs, dict(feeds))
     except Exception as err:  # onnxruntime's errors share no class
-        raise _refused("run", err) from err
+        raise refused("run", err) from err
     return results
-
-
-def _refused(what: str, err: Exception) -> GraphError:
-    return GraphError(
-        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
-        "the data may not fit the graph, or the graph may hold operators it does not know",
-    )

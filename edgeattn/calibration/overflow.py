@@ -6,22 +6,19 @@ only scalars leave it. Infinities, which mask logits, are infinities in FP16 too
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeattn.artifacts import Manifest
+from edgeattn.calibration.session import open_session, refused
 from edgeattn.calibration.sources import Array
 from edgeattn.calibration.table import CalibTable
-from edgeattn.errors import GraphError, first_line
+from edgeattn.errors import GraphError
 from edgeattn.graph.constants import constant_tensors
-from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.shapes import infer_types
@@ -175,13 +172,13 @@ class _MagnitudeSession:
         probe = onnx.ModelProto()
         probe.CopyFrom(decompose(model))
         _add_magnitudes(probe, tensors)
-        self._session = _open_session(probe)
+        self._session = open_session(probe)
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, float]:
         try:
             values = self._session.run(None, dict(batch))
         except Exception as err:  # onnxruntime's errors share no class
-            raise _refused("run", err) from err
+            raise refused("run", err) from err
         found = dict(zip(self._tensors, map(float, values), strict=True))
         wrong = next((name for name, value in found.items() if np.isinf(value)), None)
         if wrong is not None:
@@ -223,29 +220,3 @@ def _add_magnitudes(model: onnx.ModelProto, tensors: list[str]) -> None:
         graph.node.append(helper.make_node("Concat", [flat, bottom], [padded], axis=0))
         graph.node.append(helper.make_node("ReduceMax", [padded], [largest], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-
-
-def _open_session(model: onnx.ModelProto) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures arrive as exceptions
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-
-    def load(source: bytes | str) -> Any:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-    try:
-        if weights_bytes(model) <= MAX_INLINE_BYTES:
-            return load(model.SerializeToString())
-        with tempfile.TemporaryDirectory(prefix="edgeattn-") as folder:
-            return load(str(save_graph(model, Path(folder, "probe.onnx"), Manifest("graph"))))
-    except Exception as err:
-        raise _refused("load", err) from err
-
-
-def _refused(what: str, err: Exception) -> GraphError:
-    return GraphError(
-        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
-        "the data may not fit the graph, or the graph may hold operators it does not know",
-    )

@@ -393,7 +393,7 @@ def test_an_operator_that_onnx_runtime_does_not_know_is_refused(tmp_path):
 def test_a_graph_too_large_for_one_message_is_calibrated_through_a_file(graph, monkeypatch):
     expected = amax(calibrate(graph, floats(8, 4, 8)))
     monkeypatch.setattr("edgeattn.graph.files.MAX_INLINE_BYTES", 100)
-    monkeypatch.setattr("edgeattn.calibration.collector.MAX_INLINE_BYTES", 100)
+    monkeypatch.setattr("edgeattn.calibration.session.MAX_INLINE_BYTES", 100)
     assert amax(calibrate(graph, floats(8, 4, 8))) == expected
 
 

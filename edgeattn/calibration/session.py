@@ -1,0 +1,49 @@
+"""Open a graph in ONNX Runtime as calibration needs it: what the graph says, and nothing fused."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeattn.artifacts import Manifest
+from edgeattn.errors import GraphError, first_line
+from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
+
+
+def open_session(model: onnx.ModelProto) -> Any:
+    """Open a graph of standard operators on the CPU.
+
+    Q/DQ pairs are computed in float, as they stand: ONNX Runtime's integer kernels may saturate.
+
+    Raises:
+        GraphError: If ONNX Runtime does not load it.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # failures arrive as exceptions
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Between runs the processor belongs to the observers and the decoding of images.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+
+    def load(source: bytes | str) -> Any:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    try:
+        if weights_bytes(model) <= MAX_INLINE_BYTES:
+            return load(model.SerializeToString())
+        with tempfile.TemporaryDirectory(prefix="edgeattn-") as folder:
+            return load(str(save_graph(model, Path(folder, "opened.onnx"), Manifest("graph"))))
+    except Exception as err:  # onnxruntime's errors share no class
+        raise refused("load", err) from err
+
+
+def refused(what: str, err: Exception) -> GraphError:
+    """Make the error of a graph that ONNX Runtime cannot `load` or `run`."""
+    return GraphError(
+        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
+        "the data may not fit the graph, or the graph may hold operators it does not know",
+    )
