@@ -19,38 +19,9 @@ from edgeattn.graph.passes.balance_channels import balance_channels
 from edgeattn.graph.placement import place_qdq
 from edgeattn.inputs import InputSpec
 from edgeattn.models.dmsanet import DMSANet
-from edgeattn.models.mswin import MSWin
 from tests.graph_runs import run, tensors_of
 from tests.quantization import floats
-from tests.torchvision_ops import declare_torchvision_ops
-
-declare_torchvision_ops()  # transformers imports torchvision
-
-
-class HuggingFaceSwin(nn.Module):
-    """Swin as transformers writes it: rolls and windows between norms and projections."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        transformers = pytest.importorskip("transformers")
-        config = transformers.SwinConfig(
-            image_size=32, patch_size=2, embed_dim=32, depths=[2, 2], num_heads=[2, 4],
-            window_size=4, num_labels=5,
-        )  # fmt: skip
-        self.swin = transformers.SwinForImageClassification._from_config(
-            config, attn_implementation="eager"
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map `[B, 3, 32, 32]` to `[B, 5]`."""
-        return self.swin(images).logits
-
-
-def mswin() -> nn.Module:
-    return MSWin(
-        in_channels=3, num_classes=5, patch_size=2, dims=(32, 64), depths=(2, 2),
-        num_heads=(2, 4), windows=((4,), (4, 3)),
-    )  # fmt: skip
+from tests.small_swins import HuggingFaceSwin, mswin
 
 
 def dmsanet() -> nn.Module:

@@ -38,12 +38,9 @@ from edgeattn.inputs import InputSpec
 from edgeattn.models.attention import MultiHeadSelfAttention
 from edgeattn.models.blocks import TransformerBlock
 from edgeattn.models.dmsanet import DMSANet
-from edgeattn.models.mswin import MSWin
 from edgeattn.models.registry import create_model, get_entry
 from tests.quantization import floats
-from tests.torchvision_ops import declare_torchvision_ops
-
-declare_torchvision_ops()  # transformers imports torchvision
+from tests.small_swins import HuggingFaceSwin, mswin
 
 
 class Plain(nn.Module):
@@ -60,33 +57,6 @@ class Plain(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map `[B, 3, H, W]` to `[B, 5]`."""
         return self.head(self.blocks(self.stem(images).permute(0, 2, 3, 1)).mean((1, 2)))
-
-
-class HuggingFaceSwin(nn.Module):
-    """Swin as transformers writes it: four blocks, every other one shifted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        transformers = pytest.importorskip("transformers")
-        config = transformers.SwinConfig(
-            image_size=32, patch_size=2, embed_dim=32, depths=[2, 2], num_heads=[2, 4],
-            window_size=4, num_labels=5,
-        )  # fmt: skip
-        # transformers' other implementations of attention do not survive torch's own exporter.
-        self.swin = transformers.SwinForImageClassification._from_config(
-            config, attn_implementation="eager"
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map `[B, 3, 32, 32]` to `[B, 5]`."""
-        return self.swin(images).logits
-
-
-def mswin() -> nn.Module:
-    return MSWin(
-        in_channels=3, num_classes=5, patch_size=2, dims=(32, 64), depths=(2, 2),
-        num_heads=(2, 4), windows=((4,), (4, 3)),
-    )  # fmt: skip
 
 
 def dmsanet() -> nn.Module:
