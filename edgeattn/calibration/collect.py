@@ -187,6 +187,7 @@ def _observe(
                 batch if len(rows) == count else {n: array[rows] for n, array in batch.items()}
             )
         if path and len(batches.digests) > len(known) and pacemaker.is_due():
+            collector.settle()
             state(finished=False).save(path)
         if progress:
             progress(batches.samples, batches.total, "calibrating")
@@ -196,6 +197,7 @@ def _observe(
             f"{len(batches.digests)}",
             "delete it and calibrate again, or give another path",
         )
+    collector.settle()
     done = state(finished=True)
     if path:
         done.save(path)

@@ -69,7 +69,8 @@ class MagnitudeHistogram:
             bits = flat[start : start + _CHUNK] & _MAGNITUDE
             self._raise_ceiling(bits.max())
             bits >>= _SHIFT
-            np.maximum(bits, np.uint32(self._first), out=bits)
+            if bits.min() < self._first:  # rare, and several times the cost of looking
+                np.maximum(bits, np.uint32(self._first), out=bits)
             chunk = index[: bits.size]
             np.subtract(bits, self._first, out=chunk, casting="unsafe")
             self.counts += np.bincount(chunk, minlength=BINS)

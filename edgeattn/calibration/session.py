@@ -13,10 +13,14 @@ from edgeattn.errors import GraphError, first_line
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 
 
-def open_session(model: onnx.ModelProto) -> Any:
+def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
     """Open a graph of standard operators on the CPU.
 
     Q/DQ pairs are computed in float, as they stand: ONNX Runtime's integer kernels may saturate.
+
+    Args:
+        model: The graph.
+        threads: That one run may use, the caller's included; by default one per core.
 
     Raises:
         GraphError: If ONNX Runtime does not load it.
@@ -24,6 +28,7 @@ def open_session(model: onnx.ModelProto) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # failures arrive as exceptions
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Between runs the processor belongs to the observers and the decoding of images.

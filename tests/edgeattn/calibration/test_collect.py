@@ -213,7 +213,7 @@ def test_the_table_says_what_it_was_made_from(graph):
         "batch_size": 6,
         "seed": 5,
         "max_bad": 0,
-        "counted_values": 65536,
+        "counted_values": 32768,
     }
     assert manifest.report == {
         "samples": 20,
