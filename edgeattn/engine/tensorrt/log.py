@@ -2,21 +2,30 @@
 
 A build that fails returns nothing and raises nothing. The lines kept here are what
 `edgeattn.engine.tensorrt.failures` explains it from, and what is written beside the engine.
+
+TensorRT has one logger per process for as long as any builder or runtime lives, and ignores others:
+with an engine loaded, the lines of a build would go to the engine's logger. So there is one here
+too, and every log that is open takes every line.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import re
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edgeattn.artifacts import write_bytes
 from edgeattn.engine.tensorrt.imports import import_tensorrt
+
+if TYPE_CHECKING:
+    import tensorrt
 
 Severity = Literal["internal_error", "error", "warning", "info", "verbose"]
 
@@ -50,15 +59,11 @@ class LogLine(NamedTuple):
 class CapturedLog:
     """The messages of one build or one engine, in order, from any number of threads.
 
-    Memory is bounded: of very many lines of a kind the middle ones are left out.
-
-    Attributes:
-        kept: What was raised where TensorRT called us, such as a `KeyboardInterrupt`; see
-            `raise_kept`.
+    It is open from `make_logger` until nothing holds it any more. Memory is bounded: of very many
+    lines of a kind the middle ones are left out.
     """
 
     def __init__(self) -> None:
-        self.kept: BaseException | None = None
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._number = itertools.count()
@@ -68,8 +73,12 @@ class CapturedLog:
         """Append a message."""
         kind = severity if severity in ("info", "verbose") else "loud"
         with self._lock:
-            line = LogLine(time.monotonic() - self._began, severity, text)
+            line = LogLine(self.now(), severity, text)
             self._ends[kind].append((next(self._number), line))
+
+    def now(self) -> float:
+        """Seconds since the log was begun: lines said from now on have this time or a later one."""
+        return time.monotonic() - self._began
 
     @property
     def lines(self) -> list[LogLine]:
@@ -92,14 +101,20 @@ class CapturedLog:
         """Give the messages of the severity `warning`."""
         return [line for line in self.lines if line.severity == "warning"]
 
+    @property
+    def kept(self) -> BaseException | None:
+        """What was raised where TensorRT called us, such as a `KeyboardInterrupt`."""
+        return _open_logs.kept
+
     def raise_kept(self) -> None:
         """Raise what could not pass through TensorRT; to be called when TensorRT has returned.
 
         Its bindings drop every exception of a logger. A Ctrl-C that arrives while one runs would be
         lost, and the build go on.
         """
-        if self.kept is not None:
-            raise self.kept
+        kept, _open_logs.kept = _open_logs.kept, None
+        if kept is not None:
+            raise kept
 
     def write(self, path: Path) -> None:
         """Write the messages as text: seconds, severity, message.
@@ -155,46 +170,77 @@ class _Forwarder:
             _forward.log(level, "TensorRT: %s", text)
 
 
-def make_logger(log: CapturedLog, *, verbose: bool = False) -> Any:
-    """Make a logger for TensorRT's Builder, Runtime and OnnxParser.
+class _OpenLogs:
+    """Where the lines of the process go.
+
+    Attributes:
+        kept: What was raised in the logger since it was last asked for.
+    """
+
+    def __init__(self) -> None:
+        self.kept: BaseException | None = None
+        self._lock = threading.Lock()
+        self._logs: weakref.WeakKeyDictionary[CapturedLog, bool] = weakref.WeakKeyDictionary()
+        self._forwarder = _Forwarder()
+
+    def open(self, log: CapturedLog, verbose: bool) -> None:
+        with self._lock:
+            self._logs[log] = verbose
+            self._forwarder = _Forwarder()  # what was said of the last engine is news of this one
+
+    def take(self, severity: Severity, text: str) -> None:
+        try:
+            with self._lock:
+                logs = list(self._logs.items())
+            for log, verbose in logs:
+                if verbose or severity != "verbose":
+                    log.add(severity, text)
+            self._forwarder.pass_on(severity, text)
+        except BaseException as err:  # the bindings would drop it
+            self.kept = self.kept or err
+
+
+_open_logs = _OpenLogs()
+
+
+def make_logger(log: CapturedLog, *, verbose: bool = False) -> tensorrt.ILogger:
+    """Give the logger for TensorRT's Builder, Runtime and OnnxParser, and open a log on it.
 
     Errors and warnings also go to Python's logger `edgeattn.tensorrt`, and infos at its level
     DEBUG; messages that differ in their numbers only are passed on once.
 
     Args:
-        log: Takes the messages.
+        log: Takes the messages of the process from now on.
         verbose: Keep TensorRT's verbose messages too, tens of thousands in a build.
 
     Returns:
-        An `ILogger` of the installed bindings. Builder, Runtime and OnnxParser keep it alive;
-        hold it for as long as anything else uses it.
+        The one `ILogger` of the process.
 
     Raises:
         MissingDependencyError: If TensorRT is not installed.
     """
     trt = import_tensorrt()
-    base: Any = trt.ILogger
-    severities: dict[Any, Severity] = {
-        base.Severity.INTERNAL_ERROR: "internal_error",
-        base.Severity.ERROR: "error",
-        base.Severity.WARNING: "warning",
-        base.Severity.INFO: "info",
-        base.Severity.VERBOSE: "verbose",
-    }
-    forwarder = _Forwarder()
+    logger = _process_logger(trt)
+    _open_logs.open(log, verbose)
+    return logger
 
-    class Logger(base):  # type: ignore[misc]  # its base is known at run time only
+
+@functools.cache
+def _process_logger(trt: Any) -> tensorrt.ILogger:
+    """Make the logger of a module of TensorRT; it lives until the process ends."""
+    severities: dict[Any, Severity] = {
+        trt.ILogger.Severity.INTERNAL_ERROR: "internal_error",
+        trt.ILogger.Severity.ERROR: "error",
+        trt.ILogger.Severity.WARNING: "warning",
+        trt.ILogger.Severity.INFO: "info",
+        trt.ILogger.Severity.VERBOSE: "verbose",
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            base.__init__(self)
+            trt.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            try:
-                name = severities[severity]
-                if name == "verbose" and not verbose:
-                    return
-                log.add(name, msg)
-                forwarder.pass_on(name, msg)
-            except BaseException as err:  # the bindings would drop it
-                log.kept = log.kept or err
+            _open_logs.take(severities[severity], msg)
 
     return Logger()

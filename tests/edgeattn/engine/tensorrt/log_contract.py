@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+import weakref
 
 import pytest
 import tensorrt as trt
@@ -78,8 +79,25 @@ def test_lines_of_many_threads_all_arrive():
         ]
 
 
+def test_one_logger_serves_every_log_that_is_open():
+    """TensorRT ignores a second logger while an object made with the first one lives."""
+    engine, build = CapturedLog(), CapturedLog()
+    logger = make_logger(engine)
+    assert make_logger(build, verbose=True) is logger
+    Caller(logger).log("info", "for both")
+    Caller(logger).log("verbose", "for one")
+    assert [line.text for line in build.lines] == ["for both", "for one"]
+    assert [line.text for line in engine.lines] == ["for both"]
+    gone = weakref.ref(build)
+    del build
+    assert gone() is None  # nothing holds what nobody reads
+    Caller(logger).log("info", "for the one that is left")
+    assert len(engine.lines) == 2
+
+
 def test_warnings_and_errors_go_to_python_each_kind_once(caplog):
-    caller = Caller(make_logger(CapturedLog()))
+    log = CapturedLog()
+    caller = Caller(make_logger(log))
     with caplog.at_level(logging.INFO, "edgeattn.tensorrt"):
         caller.log("warning", "Tactic Device request: 4229MB Available: 2658MB.")
         caller.log("warning", "Tactic Device request: 133MB Available: 9MB.")
@@ -87,11 +105,16 @@ def test_warnings_and_errors_go_to_python_each_kind_once(caplog):
         caller.log("warning", "Something else 0xffff")
         caller.log("info", "not shown")
         caller.log("error", "It failed.")
+    assert len(log.lines) == 6
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, "TensorRT: Tactic Device request: 4229MB Available: 2658MB."),
         (logging.WARNING, "TensorRT: Something else 0x000000000000004a"),
         (logging.ERROR, "TensorRT: It failed."),
     ]
+    caplog.clear()
+    make_logger(CapturedLog())
+    caller.log("error", "It failed.")  # again, of something else
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a handler failed")])
@@ -104,9 +127,12 @@ def test_what_is_raised_in_the_logger_is_raised_afterwards(error, monkeypatch):
     monkeypatch.setattr(log, "add", fail)
     caller = Caller(make_logger(log))
     caller.log("info", "returns, as TensorRT needs it to")
+    assert log.kept is error
     with pytest.raises(type(error)) as raised:
         log.raise_kept()
     assert raised.value is error
+    assert log.kept is None
+    log.raise_kept()
 
 
 @pytest.mark.parametrize("kind", ["Builder", "Runtime"])
