@@ -27,13 +27,14 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(REQUIRE),--require $(R
 comma := ,
 CUDA_WHEELS = $(if $(filter nvcc cross,$(subst $(comma), ,$(REQUIRE))),.venv/.installed-cuda)
 
-.PHONY: help setup demo plugin test test-slow lint bench peers readme kernels-page quantization-page clean
+.PHONY: help setup demo plugin test test-slow bindings lint bench peers readme kernels-page quantization-page clean
 
 help:
 	@echo "make demo       export, calibrate, quantize, build and profile the shipped model"
 	@echo "make plugin     the CUDA kernels for this machine's GPU; ARCH=87 for Orin's, …"
 	@echo "make setup      everything that development needs, in .venv"
 	@echo "make test       the tests, minutes (test-slow: the long ones)"
+	@echo "make bindings   fetch NVIDIA's Python bindings of TensorRT, which tests look names up in"
 	@echo "make lint       formatting, lint, types, import layers, spelling"
 	@echo "make bench      the benchmarks"
 	@echo "make peers      nvidia-modelopt, which the INT8 benchmarks compare with, in .venv-peers"
@@ -81,6 +82,10 @@ test: .venv/.installed-dev $(CUDA_WHEELS)
 
 test-slow: .venv/.installed-dev $(CUDA_WHEELS)
 	$(PYTEST) -m slow
+
+# The tests fetch them too, when they first need them; this is for a machine that is offline later.
+bindings: .venv/.installed-dev
+	$(BIN)/python -m tests.tensorrt_bindings
 
 lint: .venv/.installed-dev
 	@git rev-parse --is-inside-work-tree >/dev/null || \

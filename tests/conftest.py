@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from edgeattn.plugin.toolchain import CROSS_COMPILER, find_nvcc
+from tests import tensorrt_bindings
 
 # The same cases on every run: a failure seen once is seen again, by everybody.
 settings.register_profile(
@@ -70,6 +71,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "browser": has_browser,
     "nvcc": has_nvcc,
     "cross": can_cross_build,
+    "bindings": tensorrt_bindings.have_bindings,
 }
 
 
@@ -85,6 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a `--require` that names no probe."""
+    tensorrt_bindings.promised = "bindings" in _required(config)
     unknown = sorted(_required(config) - PROBES.keys())
     if unknown:
         raise pytest.UsageError(

@@ -5,11 +5,16 @@ libraries of which it needs nine C functions; with empty ones in their place it 
 everything that needs no live object can be tried: names, signatures, enums, subclassing, the error
 path. Nothing here gives results of TensorRT's.
 
-The wheels are NVIDIA's, under its own licence: pip fetches them into a folder that git ignores.
+The wheels are NVIDIA's, under its own licence: pip fetches them into a folder that git ignores,
+once and about 1 MB each. `make bindings` fetches them ahead, for a machine that is offline later.
+Without them the tests that need them are skipped with the reason, unless `--require bindings`
+promised them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import platform
@@ -18,16 +23,21 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FETCHED = ROOT / "third_party" / "tensorrt_bindings"
 
-# The floor (JetPack 6.1), the newest 10 (JetPack 7.2) and the newest.
-VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
+# The floor (JetPack 6.1), the last one built for JetPack 6, JetPack 7.0, JetPack 7.2, the newest.
+VERSIONS = ("10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")
+
+# Whether `--require bindings` was given: then what is missing fails a test. Set by conftest.py.
+promised = False
 
 _LIBRARIES = ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser")
 _FUNCTIONS = (
@@ -75,7 +85,7 @@ class Bindings:
             text=True,
             timeout=120,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
 
@@ -83,8 +93,19 @@ def bindings(version: str) -> Bindings:
     """Get a version of the bindings, or skip the test that asks where they cannot be had."""
     folder, obstacle = _prepare(version)
     if obstacle:
-        pytest.skip(f"needs NVIDIA's bindings of TensorRT {version}: {obstacle}")
+        _refuse(f"needs NVIDIA's bindings of TensorRT {version} (`make bindings`): {obstacle}")
     return Bindings(version, folder)
+
+
+def have_bindings() -> bool:
+    """Tell whether every version is here or can be fetched."""
+    return not any(_prepare(version)[1] for version in VERSIONS)
+
+
+def _refuse(reason: str) -> NoReturn:
+    if promised:
+        pytest.fail(f"--require names bindings, but a test {reason}", pytrace=False)
+    pytest.skip(reason)
 
 
 @functools.cache
@@ -97,8 +118,9 @@ def _prepare(version: str) -> tuple[Path, str]:
         return folder, ""
     if not compiler:
         return folder, "there is no C compiler for the link stubs"
-    FETCHED.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=FETCHED) as name:
+    with _alone(folder), tempfile.TemporaryDirectory(dir=FETCHED) as name:
+        if folder.is_dir():  # another process was faster
+            return folder, ""
         made = Path(name) / "made"
         obstacle = _download(version, Path(name))
         if obstacle:
@@ -111,11 +133,17 @@ def _prepare(version: str) -> tuple[Path, str]:
                 front_end = made / "tensorrt" / package / "__init__.py"
                 front_end.parent.mkdir(parents=True)
                 front_end.write_text(text)
-        try:
-            made.rename(folder)  # whole or not at all; another process may have been faster
-        except OSError:
-            assert folder.is_dir()
+        made.rename(folder)  # whole or not at all
     return folder, ""
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time make a folder; the others wait for it."""
+    FETCHED.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _download(version: str, folder: Path) -> str:
@@ -138,3 +166,15 @@ def _write_stubs(folder: Path, major: str, compiler: str) -> None:
         file = f"{library}.so.{major}"
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", file, source.name]
         subprocess.run(command, cwd=folder, check=True)
+
+
+def main() -> int:
+    """Fetch every version; tell where each is or why it cannot be had."""
+    for version in VERSIONS:
+        folder, obstacle = _prepare(version)
+        print(f"TensorRT {version}: {obstacle or folder}")  # noqa: T201
+    return 0 if have_bindings() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
