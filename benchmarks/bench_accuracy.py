@@ -84,10 +84,13 @@ class Way:
 
 FLOAT = Way("float", "")
 
+# What `edgeattn calibrate --recipe` does with a shipped model, on the same samples as all others.
+SHIPPED = Way("edgeattn", "recipe", "linear")
 METHODS = ("auto", "minmax", "average", "percentile", "entropy", "mse")
 BIAS, BALANCE = {"correct_bias": True}, {"balance": 0.5}
 
 OURS = (
+    SHIPPED,
     *(Way("edgeattn", method, "linear") for method in METHODS),
     *(Way("edgeattn", "auto", "linear", options) for options in (BIAS, BALANCE, BIAS | BALANCE)),
     *(Way("edgeattn", method, "attention") for method in ("auto", "minmax")),
@@ -130,7 +133,7 @@ def main() -> None:
 
 def ways_for(model: str, *, peers: bool) -> list[Way]:
     """List the ways to quantize a model that make sense on this machine."""
-    ways = [FLOAT, *OURS]
+    ways = [way for way in (FLOAT, *OURS) if way != SHIPPED or model in recipe_names()]
     for way in PEERS if peers else ():
         if way.tool == "modelopt" and not PEERS_PYTHON.exists():
             print(f"{way}: not here, run `make peers`")
@@ -202,9 +205,8 @@ class AccuracyRun:
             options["data"] = case.calibration
         if way.method not in self._tables:
             path = self._folder / f"{way.method}.calib.json"
-            self._tables[way.method] = edgeattn.calibrate(
-                case.graph, case.calibration, path, method=way.method
-            )
+            how = {"recipe": case.name} if way == SHIPPED else {"method": way.method}
+            self._tables[way.method] = edgeattn.calibrate(case.graph, case.calibration, path, **how)
         table = self._tables[way.method]
         edgeattn.quantize(case.graph, output, table=table, recipe=way.recipe, **options)
         chosen = Counter(entry.method for entry in CalibTable.load(table).tensors.values())

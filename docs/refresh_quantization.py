@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = Path(__file__).parent / "quantization.md"
 sys.path.insert(0, str(ROOT))  # the benchmarks are no installed package
 
-from benchmarks.bench_accuracy import FLOAT, MODELS, OURS, PEERS, Way  # noqa: E402
+from benchmarks.bench_accuracy import FLOAT, MODELS, OURS, PEERS, SHIPPED, Way  # noqa: E402
 from benchmarks.bench_calibration import FLOOR, IMAGES, WAYS  # noqa: E402
 from benchmarks.int8_cases import HF_SWIN  # noqa: E402
 from benchmarks.past_rows import Row, past_rows  # noqa: E402
@@ -107,31 +107,33 @@ def label(way: Way) -> str:
     name = NAMES[way.tool]
     if way.tool == "edgeattn":
         name = f"**{name}**"
-        words = [f"{name}, `{way.recipe}`, {way.method}", *(OPTIONS[o] for o in way.options)]
+        method = "its recipe" if way == SHIPPED else way.method
+        words = [f"{name}, `{way.recipe}`, {method}", *(OPTIONS[o] for o in way.options)]
         return " ".join(words)
     batch = f", batch {way.batch_size}" if way.batch_size > 1 else ""
     return f"{name}, {way.method}{batch}" if way.method else name
 
 
 def margins(rows: Sequence[Row]) -> str:
-    """Say how far the default is above the best other tool, model by model."""
+    """Say how far what a user gets is above the best other tool, model by model."""
     ours = [way for way in OURS if (way.method, way.recipe) == ("auto", "linear")]
     default, corrected = ours[0], next(w for w in ours if set(w.options) == {"correct_bias"})
     parts = []
     for model in MODELS:
         known = {}
-        for way in (default, corrected, *PEERS):
+        for way in (SHIPPED, default, corrected, *PEERS):
             result = find(rows, {"model": model} | way.case)
             if result is not None and "failed" not in result:
                 known[way] = result["centred_sqnr_db"]
         peers = [way for way in PEERS if way in known]
         if default in known and peers:
             best = max(peers, key=lambda way: known[way])
-            above = f"{known[default] - known[best]:+.1f} dB"
-            if corrected in known:
-                above += f", with `--correct-bias` {known[corrected] - known[best]:+.1f} dB"
+            words = {SHIPPED: "with its recipe", default: "auto", corrected: "`--correct-bias`"}
+            above = ", ".join(
+                f"{words[way]} {known[way] - known[best]:+.1f} dB" for way in words if way in known
+            )
             parts.append(f"- `{model}`: {above} ({label(best)})")
-    return "\n".join(["The first line against the best of the other tools:", "", *parts])
+    return "\n".join(["Against the best of the other tools:", "", *parts])
 
 
 def registry_table(rows: Sequence[Row]) -> str:
