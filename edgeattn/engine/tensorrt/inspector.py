@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -108,7 +108,7 @@ class EngineLayer:
         tactic: Name of its implementation; empty if it has none or the engine does not tell.
         stream: Which of the engine's streams it runs on; `None` if the engine does not tell.
         onnx_nodes: Names of the graph's nodes that it comes from, each once, as far as the engine
-            tells. Where it tells names only, the parts of the layer's name, which may be nodes.
+            tells. Without metadata, the parts of the layer's name, which may be nodes.
         raw: The engine's own words.
     """
 
@@ -175,9 +175,29 @@ class EngineInfo:
     io: tuple[EngineTensor, ...]
     verbosity: Verbosity
 
-    def layers_of(self, nodes: frozenset[str]) -> tuple[EngineLayer, ...]:
-        """Find the layers that come from any of these nodes of the graph."""
-        return tuple(layer for layer in self.layers if not nodes.isdisjoint(layer.onnx_nodes))
+    def layers_of(self, nodes: Collection[str]) -> tuple[EngineLayer, ...]:
+        """Find the layers that come from any of these nodes of the graph, as far as it tells."""
+        wanted = frozenset(nodes)
+        return tuple(layer for layer in self.layers if not wanted.isdisjoint(layer.onnx_nodes))
+
+    def black_boxes_of(
+        self, nodes: Collection[str], order: Sequence[str]
+    ) -> tuple[EngineLayer, ...]:
+        """Find the black boxes that may hold any of these nodes, by their first and last node.
+
+        Args:
+            nodes: Names of nodes of the graph.
+            order: Names of all its nodes in their order.
+        """
+        place = {name: index for index, name in enumerate(order)}
+        wanted = [place[name] for name in nodes if name in place]
+        boxes = []
+        for layer in self.layers:
+            found = [_place(end, place) for end in layer.foreign_range or ()]
+            ends = [end for end in found if end is not None]
+            if len(ends) == 2 and any(min(ends) <= each <= max(ends) for each in wanted):
+                boxes.append(layer)
+        return tuple(boxes)
 
 
 def parse_engine_info(text: str) -> EngineInfo:
@@ -231,7 +251,7 @@ def _layer(value: Any) -> EngineLayer:
     stream = value.get("StreamId")
     if stream is not None and type(stream) is not int:
         raise _malformed(f"StreamId of {owner} is {_kind(stream)}, not a whole number")
-    metadata = _text(value, "Metadata", owner)
+    nodes = _nodes_of_metadata(_text(value, "Metadata", owner))
     return EngineLayer(
         name,
         _text(value, "LayerType", owner),
@@ -239,7 +259,7 @@ def _layer(value: Any) -> EngineLayer:
         tuple(_tensor(each, owner) for each in _list(value, "Outputs", owner)),
         _text(value, "TacticName", owner),
         stream,
-        _nodes_of_metadata(metadata) if "Metadata" in value else _nodes_of_name(name),
+        nodes or _nodes_of_name(name),
         value,
     )
 
@@ -251,8 +271,8 @@ def _nodes_of_metadata(metadata: str) -> tuple[str, ...]:
 
 def _nodes_of_name(name: str) -> tuple[str, ...]:
     """Split the name of a layer that several nodes were fused into: `a + PWN(b)`."""
-    if _FOREIGN[0] in name:
-        return ()  # all that is known are its ends
+    if _FOREIGN[0] in name or name.startswith("Reformatting "):
+        return ()  # a black box, of which the ends are known; a copy for another layer
     parts: list[str] = []
     for part in name.split(" + "):
         # PWN is a pointwise kernel, and they nest.
@@ -285,6 +305,11 @@ def _dims(value: Mapping[str, Any], owner: str) -> tuple[int, ...]:
         if type(size) is not int or not -1 <= size < 2**63:
             raise _malformed(f"Dimensions of {owner} hold {_short(size)}, not a size or -1")
     return tuple(dims)
+
+
+def _place(end: str, place: Mapping[str, int]) -> int | None:
+    """Find where the first or last layer of a black box comes from: it may hold several nodes."""
+    return next((place[part] for part in _nodes_of_name(end) if part in place), None)
 
 
 def _bindings(values: Mapping[str, Any]) -> Iterator[EngineTensor]:

@@ -1,0 +1,255 @@
+"""Which precision an engine computes in, beside what its graph asked for.
+
+What counts is products: convolutions, matrix products and attention, where nearly all the
+arithmetic is. For each product of the graph that is no constant, the layer is found that computes
+it, and the type that this layer computes in. What the graph asks for is written in it: INT8 where
+both factors come from a DequantizeLinear, else the type of the tensors. So a product that a recipe
+kept in float counts as asked for in float, and a product that the graph has in INT8 and TensorRT
+computes in FP16, which it does without a word, shows by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeattn.engine.tensorrt.inspector import EngineInfo, EngineLayer
+from edgeattn.engine.tensorrt.layer_kinds import (
+    COMPUTE_KINDS,
+    PRODUCT_KINDS,
+    LayerKind,
+    is_same_type,
+    kind_of_layer,
+    precision_of_layer,
+)
+from edgeattn.engine.tensorrt.products import product_types
+from edgeattn.errors import BuildError
+
+if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt
+
+UNKNOWN = "unknown"
+
+# What `--require-precision` takes, and numpy's name of each.
+REQUIRED_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+
+_NAMED = 5  # as many of a kind are named in an error
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of the graph in the engine.
+
+    Attributes:
+        node: Label of the graph's node.
+        asked: Type that the graph asks for, as numpy calls it, or `unknown`.
+        got: Type that the engine computes in, or `unknown` if it does not show it.
+        layers: Names of the layers that compute it; none if the engine names none for it.
+    """
+
+    node: str
+    asked: str
+    got: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PrecisionShares:
+    """How many layers of an engine compute in which precision, and what differs from the graph.
+
+    Keys of the counts are numpy's names of types, `tf32`, or `unknown`.
+
+    Attributes:
+        layers: Layers in all.
+        compute: Layers that do arithmetic, per type.
+        products: Those of them with matrix products, per type.
+        reformats: Changes of layout or type that TensorRT put between layers.
+        reformat_bytes: What they read and write, as far as sizes are known.
+        moves: Kernels of the model that only move or cast values.
+        move_bytes: What they read and write.
+        quantize_layers: Q/DQ that became layers of their own.
+        asked: Products of the graph per type that it asks for.
+        changed: Products that the engine computes in another type.
+        unproven: Products whose type the engine does not show.
+    """
+
+    layers: int
+    compute: Mapping[str, int]
+    products: Mapping[str, int]
+    reformats: int
+    reformat_bytes: int
+    moves: int
+    move_bytes: int
+    quantize_layers: int
+    asked: Mapping[str, int]
+    changed: tuple[Product, ...]
+    unproven: tuple[Product, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the shares into plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PrecisionShares:
+        """Read what `to_dict` gave."""
+        products = {
+            name: tuple(
+                Product(**{**each, "layers": tuple(each["layers"])}) for each in values[name]
+            )
+            for name in ("changed", "unproven")
+        }
+        return cls(**{**values, **products})
+
+
+def asked_precisions(lowered: LoweredForTensorRt) -> dict[str, str]:
+    """Read what a graph asks for: the type of each of its products, by the node's label.
+
+    Args:
+        lowered: The graph that TensorRT's parser was given.
+
+    Returns:
+        numpy's name of the type of the factors; `unknown` where it cannot be inferred.
+    """
+    found = product_types(lowered.model)
+    asked = {node: dtype for dtype, nodes in found.items() for node in nodes}
+    # Attention in one node; written out, its products are among those above.
+    nodes = (each for each in lowered.attention if each.way != "native")
+    return asked | {node: each.in_type or UNKNOWN for each in nodes for node in each.core}
+
+
+def precision_shares(info: EngineInfo, asked: Mapping[str, str]) -> PrecisionShares:
+    """Count an engine's layers per precision and compare them with what the graph asked for.
+
+    Args:
+        info: What the engine's inspector tells.
+        asked: Type of each product of the graph, as `asked_precisions` gives it.
+    """
+    kinds = [(layer, kind_of_layer(layer)) for layer in info.layers]
+    finder = _Finder(kinds)
+    products = [finder.product(node, dtype) for node, dtype in asked.items()]
+    count, size = _counts(kinds)
+    return PrecisionShares(
+        layers=len(kinds),
+        compute=_per_precision(layer for layer, kind in kinds if kind in COMPUTE_KINDS),
+        products=_per_precision(layer for layer, kind in kinds if kind in PRODUCT_KINDS),
+        reformats=count["reformat"],
+        reformat_bytes=size["reformat"],
+        moves=count["move"],
+        move_bytes=size["move"],
+        quantize_layers=count["quantize"],
+        asked=dict(sorted(Counter(asked.values()).items())),
+        changed=tuple(each for each in products if _is_changed(each)),
+        unproven=tuple(each for each in products if each.got == UNKNOWN),
+    )
+
+
+def check_required_precision(shares: PrecisionShares, required: str) -> None:
+    """Refuse an engine that does not compute in the precision that was required.
+
+    The graph says which of its products are to be in that precision; there has to be one at least.
+    Every one of them has to be computed by a layer that is shown to compute in it: one in another
+    type is a breach, and so is one of which the engine does not show the type. Products that the
+    graph itself has in other types are none.
+
+    Args:
+        shares: As `precision_shares` gives them.
+        required: `fp32`, `fp16`, `bf16` or `int8`, or several with `+` between them, each of which
+            is required.
+
+    Raises:
+        BuildError: If it does not, or the precision is unknown.
+    """
+    for name in required.split("+"):
+        if name not in REQUIRED_DTYPES:
+            known = ", ".join(REQUIRED_DTYPES)
+            raise BuildError(
+                f"{name!r} is no precision to require; expected {known}",
+                "join several with +: int8+fp16",
+            )
+        _check(shares, name, REQUIRED_DTYPES[name])
+
+
+def _check(shares: PrecisionShares, name: str, dtype: str) -> None:
+    total = shares.asked.get(dtype, 0)
+    if not total:
+        asked = ", ".join(f"{count} in {each}" for each, count in shares.asked.items())
+        raise BuildError(
+            f"{name} was required, but the graph asks for {dtype} in none of its products "
+            f"({asked or 'it has none'})",
+            f"write it into the graph first: edgeattn quantize --precision {name}",
+        )
+    changed = [each for each in shares.changed if each.asked == dtype]
+    if changed:
+        raise BuildError(
+            f"{name} was required, but {len(changed)} of the {total} products that the graph has "
+            f"in {dtype} are computed in another type: {_names(changed)}",
+            "TensorRT may have no kernel of this type for them on this GPU: see the build's log, "
+            "or keep these nodes in float",
+        )
+    unproven = [each for each in shares.unproven if each.asked == dtype]
+    if unproven:
+        raise BuildError(
+            f"{name} was required, but the engine does not show the type of {len(unproven)} of the "
+            f"{total} products that the graph has in {dtype}: {_names(unproven)}",
+            "build with --profiling-verbosity detailed; parts in one black box cannot be shown",
+        )
+
+
+def _names(products: Sequence[Product]) -> str:
+    named = [
+        each.node if each.got == UNKNOWN else f"{each.node} ({each.got})"
+        for each in products[:_NAMED]
+    ]
+    rest = len(products) - len(named)
+    return ", ".join(named) + (f" and {rest} more" if rest else "")
+
+
+class _Finder:
+    """Finds the layers that compute a node, and their type."""
+
+    def __init__(self, kinds: Iterable[tuple[EngineLayer, LayerKind]]) -> None:
+        self._layers: dict[str, list[tuple[EngineLayer, LayerKind]]] = {}
+        for layer, kind in kinds:
+            for node in layer.onnx_nodes:
+                self._layers.setdefault(node, []).append((layer, kind))
+
+    def product(self, node: str, asked: str) -> Product:
+        found = self._layers.get(node, [])
+        # A kernel that prepares a factor names the node too; products are surer than others.
+        for kinds in (PRODUCT_KINDS, COMPUTE_KINDS, {"opaque"}):
+            layers = [layer for layer, kind in found if kind in kinds]
+            if layers:
+                break
+        dtypes = {_precision(layer) for layer in layers} or {UNKNOWN}
+        # All have to be as asked. One that differs is a fact, whatever others do not show.
+        others = sorted(dtypes - {asked, UNKNOWN})
+        got = others[0] if others else UNKNOWN if UNKNOWN in dtypes else asked
+        return Product(node, asked, got, tuple(layer.name for layer in layers))
+
+
+def _is_changed(product: Product) -> bool:
+    """Tell whether a product is known not to be computed as asked."""
+    is_known = UNKNOWN not in (product.asked, product.got)
+    return is_known and not is_same_type(product.asked, product.got)
+
+
+def _precision(layer: EngineLayer) -> str:
+    return precision_of_layer(layer) or UNKNOWN
+
+
+def _per_precision(layers: Iterable[EngineLayer]) -> dict[str, int]:
+    return dict(sorted(Counter(map(_precision, layers)).items()))
+
+
+def _counts(
+    kinds: Iterable[tuple[EngineLayer, LayerKind]],
+) -> tuple[Counter[LayerKind], Counter[LayerKind]]:
+    """Count layers and their bytes, per kind."""
+    count: Counter[LayerKind] = Counter()
+    size: Counter[LayerKind] = Counter()
+    for layer, kind in kinds:
+        count[kind] += 1
+        size[kind] += layer.num_bytes or 0
+    return count, size
