@@ -24,6 +24,8 @@ Progress = Callable[[int, "int | None", str], None]
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
+# A wait without an end would sleep through a Ctrl-C that the system gives to another thread.
+_POLL_SECONDS = 0.2
 
 
 class BuildCancelled(Exception):  # noqa: N818  # no error: the caller wanted it
@@ -191,11 +193,13 @@ def watched(work: Callable[[Watch], Result], progress: Progress | None = None) -
             if not started:
                 started = True
                 thread.start()  # waits for the thread: Ctrl-C may arrive in it
-            position = watch.positions.get()
+            position = watch.positions.get(timeout=_POLL_SECONDS)
             if position is None:
                 break
             if progress is not None and not stopped:
                 progress(*position)
+        except queue.Empty:
+            continue
         except BaseException as err:
             if stopped:
                 raise

@@ -1,4 +1,4 @@
-"""The progress monitor, driven as TensorRT drives it, where `import tensorrt` gives the bindings."""
+"""The progress monitor, driven as TensorRT drives it, where `import tensorrt` gives it."""
 
 from __future__ import annotations
 
