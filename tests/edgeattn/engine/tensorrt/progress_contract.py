@@ -5,41 +5,33 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
-from typing import Any
 
 import tensorrt as trt
 
 from edgeattn.engine.tensorrt.progress import Watch, make_progress_monitor
+from tests.tensorrt_virtual import VERSIONED, Virtual
 
 
 class Optimizer:
-    """TensorRT's side of a monitor: the virtual functions of nvinfer1::v_1_0::IProgressMonitor.
+    """TensorRT's side of a monitor: phaseStart, stepComplete, phaseFinish, in this order.
 
-    A pybind11 object holds the address of its C++ object after Python's own header of two words,
-    and a C++ object that of its table of virtual functions. Two functions of IVersionedInterface
-    and two destructors come first; then phaseStart, stepComplete, phaseFinish (headers 10.3 to
-    11.1).
+    References:
+        NvInfer.h, v_1_0::IProgressMonitor, the same in 10.3 to 11.1.
     """
 
-    def __init__(self, monitor: Any) -> None:
-        self._keep_alive = monitor
-        self._this = ctypes.c_void_p.from_address(id(monitor) + 2 * ctypes.sizeof(ctypes.c_void_p))
-        table = ctypes.c_void_p.from_address(self._this.value).value
-        self._functions = (ctypes.c_void_p * 7).from_address(table)
+    def __init__(self, monitor: object) -> None:
+        self._monitor = Virtual(monitor)
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        kind = ctypes.CFUNCTYPE(
-            None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int32
-        )
-        kind(self._functions[4])(self._this, name.encode(), parent and parent.encode(), steps)
+        texts = (ctypes.c_char_p(text and text.encode()) for text in (name, parent))
+        self._monitor.call(VERSIONED, None, *texts, ctypes.c_int32(steps))
 
     def step(self, name: str, step: int) -> bool:
-        kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32)
-        return kind(self._functions[5])(self._this, name.encode(), step)
+        text = ctypes.c_char_p(name.encode())
+        return self._monitor.call(VERSIONED + 1, ctypes.c_bool, text, ctypes.c_int32(step))
 
     def finish(self, name: str) -> None:
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
-        kind(self._functions[6])(self._this, name.encode())
+        self._monitor.call(VERSIONED + 2, None, ctypes.c_char_p(name.encode()))
 
 
 def shown(watch: Watch) -> list[tuple[int, int | None, str]]:
