@@ -146,9 +146,9 @@ class _Audit:
                 yield from attention.obstacles
             else:
                 yield "it keeps TensorRT's published rules for fused attention; TensorRT declined"
-        if attention.in_type and not all(is_same_type(attention.in_type, each) for each in dtypes):
-            found = "+".join(dtype or "an unknown type" for dtype in dtypes)
-            yield f"the graph has it in {attention.in_type}, and it computes in {found}"
+        asked, known = attention.in_type, [dtype for dtype in dtypes if dtype]
+        if asked and not all(is_same_type(asked, each) for each in known):
+            yield f"the graph has it in {asked}, and it computes in {'+'.join(known)}"
 
     def _doubt(self) -> str:
         """Say why nothing is known."""

@@ -129,10 +129,10 @@ class EngineLayer:
         `{ForeignNode[first...last]}`.
         """
         before, after = _FOREIGN
-        start, end = self.name.find(before), self.name.rfind(after)
-        if not 0 <= start < end:
+        end = self.name.rfind(after)
+        if not self.name.startswith(before) or end < 0:
             return None
-        first, _, last = self.name[start + len(before) : end].partition("...")
+        first, _, last = self.name[len(before) : end].partition("...")
         return first.strip(), (last or first).strip()
 
     @property

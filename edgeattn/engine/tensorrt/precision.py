@@ -223,6 +223,9 @@ class _Finder:
             if layers:
                 break
         dtypes = {_precision(layer) for layer in layers} or {UNKNOWN}
+        if dtypes == {UNKNOWN} and all(kind_of_layer(layer) == "plugin" for layer in layers):
+            # Strong typing leaves a plugin no choice, and engines of dynamic shapes tell no types.
+            dtypes = {asked} if layers else dtypes
         # All have to be as asked. One that differs is a fact, whatever others do not show.
         others = sorted(dtypes - {asked, UNKNOWN})
         got = others[0] if others else UNKNOWN if UNKNOWN in dtypes else asked
