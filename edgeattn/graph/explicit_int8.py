@@ -40,23 +40,25 @@ _REFUSED_OPS = (
 )
 
 
-def explicit_int8_faults(model: onnx.ModelProto) -> list[str]:
+def explicit_int8_faults(model: onnx.ModelProto, *, constant_scales: bool = True) -> list[str]:
     """List what TensorRT would refuse or not compute in INT8; empty if nothing.
 
     Args:
         model: A graph with Q/DQ, before or after its attention nodes are lowered.
+        constant_scales: Whether scales have to be constants, as TensorRT 10 wants them.
 
     Raises:
         GraphError: If an attention node is malformed.
     """
-    return list(_Checker(model).faults())
+    return list(_Checker(model, constant_scales).faults())
 
 
 class _Checker:
     """Goes through a graph node by node."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, constant_scales: bool) -> None:
         self._nodes = model.graph.node
+        self._wants_constant_scales = constant_scales
         self._opset = max(
             (o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0
         )
@@ -93,7 +95,8 @@ class _Checker:
         """Scale and zero point: constant, positive, symmetric, of a legal type and shape."""
         names = node.input[1:]
         if not all(name in self._constants for name in names if name):
-            yield "its scale is computed at run time; TensorRT 10 wants a constant"
+            if self._wants_constant_scales:
+                yield "its scale is computed at run time; TensorRT 10 wants a constant"
             return
         scale = self._constants.value(names[0])
         if not ((scale > 0) & np.isfinite(scale.astype(np.float64))).all():

@@ -34,3 +34,22 @@ def _all_names(graph: onnx.GraphProto) -> set[str]:
         for body in subgraphs(node):
             names |= _all_names(body)
     return names
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own; those that have one already keep it.
+
+    Args:
+        graph: Changed in place; not inside control flow.
+    """
+    taken = {node.name for node in graph.node}
+    seen: set[str] = set()
+    for node in graph.node:
+        if not node.name or node.name in seen:
+            label = node.name or next(filter(None, node.output), node.op_type)
+            number, node.name = 1, label
+            while node.name in taken:
+                number += 1
+                node.name = f"{label}_{number}"
+            taken.add(node.name)
+        seen.add(node.name)

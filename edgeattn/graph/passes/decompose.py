@@ -10,13 +10,18 @@ graph, by the same formulas.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgeattn.graph.folded_windows import WindowFactors, fold_windows, sum_constants
 from edgeattn.graph.fused_mha import int8_group_obstacle
+from edgeattn.graph.half_types import HALF_TYPES, as_half
 from edgeattn.graph.int8 import PROBABILITY_QUANT_SCALE
+from edgeattn.graph.nodes import node_label
 from edgeattn.graph.op import is_attention, spec_of_node
 from edgeattn.graph.shapes import TensorType, infer_types
 from edgeattn.graph.tape import Tape, Value
@@ -31,21 +36,53 @@ from edgeattn.spec import AttentionSpec, HeadGroup
 
 NORM_EPSILON = 1e-12  # torch.nn.functional.normalize
 
-# Above this a sum of constant bias and mask is not stored; it is added at run time.
-MAX_CONSTANT_LOGITS = 4 << 20
+_HALF_NAMES = {element: name for name, element in HALF_TYPES.items()}
+
+Form = Literal["portable", "fused_mha", "attention"]
 
 
-def decompose(model: onnx.ModelProto, *, int8_products: bool = False) -> onnx.ModelProto:
-    """Replace every attention node by standard operators.
+@dataclass(frozen=True)
+class DecomposedGroup:
+    """What became of one head group of an attention node.
+
+    Attributes:
+        node: The node's label.
+        number: Of the group, from 0.
+        groups: How many the node had.
+        nodes: Names of the nodes that compute it; those that serve all groups are in each.
+        core: Of these the two products and the softmax between them, or the Attention node.
+        in_int8: Whether the products' factors are rounded to INT8.
+        products_element: ONNX element type that the products are computed in otherwise.
+        qkv: Tensor that the attention node read.
+        output: Tensor that it made.
+        spec: What it computed.
+    """
+
+    node: str
+    number: int
+    groups: int
+    nodes: tuple[str, ...]
+    core: tuple[str, ...]
+    in_int8: bool
+    products_element: int
+    qkv: str
+    output: str
+    spec: AttentionSpec
+
+    @property
+    def head_group(self) -> HeadGroup:
+        """The group itself."""
+        return self.spec.head_groups[self.number]
+
+
+def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace every attention node by standard operators, for any ONNX runtime.
 
     All other nodes and all tensor names are kept, so that a calibration table of the graph fits
     the result too.
 
     Args:
         model: Opset 18 or newer; batch, height and width may be dynamic. Not changed.
-        int8_products: Round the factors of the products inside nodes of the INT8 form, so that
-            they can be computed in INT8, where TensorRT can fuse that (`fused_mha`). Queries, keys
-            and values are on INT8 steps already; only the probabilities lose by it.
 
     Returns:
         A new graph without attention nodes.
@@ -53,17 +90,48 @@ def decompose(model: onnx.ModelProto, *, int8_products: bool = False) -> onnx.Mo
     Raises:
         GraphError: If an attention node is malformed.
     """
+    return decompose_groups(model)[0]
+
+
+def decompose_groups(
+    model: onnx.ModelProto,
+    form: Form = "portable",
+    *,
+    int8_products: bool = False,
+    float_element: int = onnx.TensorProto.FLOAT,
+) -> tuple[onnx.ModelProto, list[DecomposedGroup]]:
+    """Replace every attention node by standard operators, and tell by which.
+
+    Args:
+        model: As `decompose` takes it.
+        form: `portable` computes softmax and sums in float32 whatever the type of the tensors
+            around them. The others are for TensorRT: on four axes and in the type of `qkv`, which
+            its fused attention wants; `fused_mha` by products and softmax, `attention` by ONNX's
+            Attention (opset 23) wherever tokens share their keys.
+        int8_products: Round the factors of the products inside nodes of the INT8 form, so that
+            they can be computed in INT8, where TensorRT can fuse that (`fused_mha`). Queries, keys
+            and values are on INT8 steps already; only the probabilities lose by it.
+        float_element: Type of the products of other nodes of the INT8 form.
+
+    Returns:
+        A new graph without attention nodes, and each head group of each of them.
+
+    Raises:
+        GraphError: If an attention node is malformed.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    groups: list[DecomposedGroup] = []
     if not any(is_attention(node) for node in model.graph.node):
-        return result
+        return result, groups
     types = infer_types(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    options = _Options(form, int8_products, float_element)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if is_attention(node):
-            tape = Tape(node.name or node.output[0])
-            _Decomposition(tape, node, types, weights, int8_products).write()
+            tape = Tape(node_label(node))
+            groups += _Decomposition(tape, node, types, weights, options).write()
             nodes.extend(tape.nodes)
             result.graph.initializer.extend(tape.constants)
         else:
@@ -71,7 +139,16 @@ def decompose(model: onnx.ModelProto, *, int8_products: bool = False) -> onnx.Mo
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     _drop_unused_weights(result)
-    return result
+    return result, groups
+
+
+@dataclass(frozen=True)
+class _Options:
+    """As `decompose_groups` takes them."""
+
+    form: Form
+    int8_products: bool
+    float_element: int
 
 
 def _drop_unused_weights(model: onnx.ModelProto) -> None:
@@ -96,11 +173,13 @@ class _Decomposition:
         node: onnx.NodeProto,
         types: dict[str, TensorType],
         weights: dict[str, onnx.TensorProto],
-        int8_products: bool,
+        options: _Options,
     ) -> None:
         self.tape = tape
+        self.form = options.form
+        self.label = node_label(node)
         self.spec: AttentionSpec = spec_of_node(node)
-        self.output = node.output[0]
+        self.qkv_name, self.output = node.input[0], node.output[0]
         inputs = dict(zip(self.spec.input_names, node.input, strict=True))
         self.inputs = {
             name: tape.value(numpy_helper.to_array(weights[tensor]))
@@ -110,27 +189,40 @@ class _Decomposition:
         }
         self.qkv_type = types.get(inputs["qkv"], TensorType(onnx.TensorProto.FLOAT, None))
         sizes = self.qkv_type.shape or ("?", "?", "?", "?")
-        self.height = self._size(sizes[1], axis=1)
-        self.width = self._size(sizes[2], axis=2)
         height, width = (size if isinstance(size, int) else None for size in sizes[1:3])
         self.int8_groups = [
             group
             for group in self.spec.head_groups
-            if int8_products and not int8_group_obstacle(self.spec, group, height, width)
+            if options.int8_products and not int8_group_obstacle(self.spec, group, height, width)
         ]
+        self.element = self._products_element(options.float_element)
+        self.qkv = self._in_products_type(self.inputs["qkv"])
+        self.height = self._size(sizes[1], axis=1)
+        self.width = self._size(sizes[2], axis=2)
+
+    def _products_element(self, float_element: int) -> int:
+        """Choose the type that products are computed in."""
+        if self.form == "portable" or self.int8_groups:
+            return onnx.TensorProto.FLOAT
+        if self.qkv_type.element == onnx.TensorProto.INT8:
+            return float_element
+        is_half = self.qkv_type.element in _HALF_NAMES
+        return self.qkv_type.element if is_half else onnx.TensorProto.FLOAT
 
     def _size(self, size: int | str, axis: int) -> Value:
+        """Give a size of the map, read off a float tensor: TensorRT takes no Shape of INT8."""
         if isinstance(size, int):
             return self.tape.value(size)
-        return self.tape.op("Shape", self.inputs["qkv"]).gather(axis, axis=0)
+        return self.tape.op("Shape", self.qkv).gather(axis, axis=0)
 
-    def write(self) -> None:
+    def write(self) -> list[DecomposedGroup]:
         """Append the nodes; the last one makes the attention node's output."""
         tape, spec = self.tape, self.spec
-        rows = self._in_float(self.inputs["qkv"]).reshape(0, -1, spec.head_dim)
+        rows = self.qkv.reshape(0, -1, spec.head_dim)
         results, indices = [], []
         offset: Value = tape.value(0)
         bias_offset = 0
+        ends = [len(tape.nodes)]
         for group in spec.head_groups:
             bias = None
             if spec.has_bias:
@@ -138,23 +230,57 @@ class _Decomposition:
                 bias_offset += group.bias_entries
             attend = self._neighbors if group.mode == "neighborhood" else self._windows
             result, index, count = attend(rows, group, bias)
-            results.append(result.reshape(0, -1, spec.head_dim))
+            results.append(result)
             indices.append(index + offset)
             offset = offset + count
+            ends.append(len(tape.nodes))
         merged = results[0] if len(results) == 1 else tape.op("Concat", *results, axis=1)
         index = indices[0] if len(indices) == 1 else tape.op("Concat", *indices, axis=1)
         out = merged.gather(index, axis=1)  # [B, H*W, heads, D]
         out = out.reshape(0, self.height, self.width, spec.out_channels)
         self._finish(out)
+        return [self._written(number, ends) for number in range(len(results))]
 
-    def _in_float(self, qkv: Value) -> Value:
-        """Softmax and sums are float32 whatever the type of the tensors around them."""
-        if self.qkv_type.element == onnx.TensorProto.INT8:
+    def _written(self, number: int, ends: list[int]) -> DecomposedGroup:
+        """Name the nodes of a group, which end where `ends` says, and those of all groups."""
+        own = self.tape.nodes[ends[number] : ends[number + 1]]
+        nodes = [*self.tape.nodes[: ends[0]], *own, *self.tape.nodes[ends[-1] :]]
+        return DecomposedGroup(
+            self.label,
+            number,
+            len(ends) - 1,
+            tuple(node.name for node in nodes),
+            tuple(node.name for node in own if node.op_type in ("MatMul", "Softmax", "Attention")),
+            self.spec.head_groups[number] in self.int8_groups,
+            self.element,
+            self.qkv_name,
+            self.output,
+            self.spec,
+        )
+
+    def _in_products_type(self, qkv: Value) -> Value:
+        element = self.qkv_type.element
+        if element == onnx.TensorProto.INT8:
             scale = np.float32(self.spec.qkv_quant_scale)
-            return self.tape.op("DequantizeLinear", qkv, np.array(scale), self._int8_zero())
-        if self.qkv_type.element in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED):
+            qkv = self.tape.op("DequantizeLinear", qkv, np.array(scale), self._int8_zero())
+            element = onnx.TensorProto.FLOAT
+        if element in (self.element, onnx.TensorProto.UNDEFINED):
             return qkv
-        return self.tape.op("Cast", qkv, to=onnx.TensorProto.FLOAT)
+        return self.tape.op("Cast", qkv, to=self.element)
+
+    def _typed(self, value: Value) -> Value:
+        """Give a float32 value the type of the products."""
+        if self.element == onnx.TensorProto.FLOAT:
+            return value
+        if value.known is not None:
+            return Value(self.tape, as_half(value.known, _HALF_NAMES[self.element]))
+        return self.tape.op("Cast", value, to=self.element)
+
+    def _in_float(self, value: Value) -> Value:
+        """Give a value of the products' type as float32."""
+        if self.element == onnx.TensorProto.FLOAT:
+            return value
+        return self.tape.op("Cast", value, to=onnx.TensorProto.FLOAT)
 
     def _pad_kv(self) -> Value:
         """Key and value of padded tokens; in the INT8 form they are steps, like all others."""
@@ -180,9 +306,11 @@ class _Decomposition:
         element = self.qkv_type.element
         if self.spec.out_quant_scale:
             scale = np.array(self.spec.out_quant_scale, np.float32)
-            out = self.tape.op("QuantizeLinear", out, scale, self._int8_zero())
-        elif element in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+            out = self.tape.op("QuantizeLinear", self._in_float(out), scale, self._int8_zero())
+        elif element in _HALF_NAMES and element != self.element:
             out = self.tape.op("Cast", out, to=element)
+        elif element not in _HALF_NAMES:
+            out = self._in_float(out)
         self.tape.nodes[-1].output[0] = self.output
 
     def _group_bias(self, group: HeadGroup, offset: int) -> Value:
@@ -210,12 +338,16 @@ class _Decomposition:
     def _scaled(self, query: Value, key: Value, group: HeadGroup) -> tuple[Value, Value]:
         """Scale queries, or normalise queries and keys; `[..., num_heads, N, D]` each."""
         if self.spec.qk_mode == "dot":
-            return query * np.float32(self.spec.effective_softmax_scale), key
+            scale = self.tape.value(np.float32(self.spec.effective_softmax_scale))
+            return query * self._typed(scale), key
         heads = group.head_offset + np.arange(group.num_heads)
         scale = self.inputs["logit_scale"].gather(heads, axis=0).reshape(group.num_heads, 1, 1)
-        return self._normalized(query) * scale, self._normalized(key)
+        query, key = self._normalized(query) * scale, self._normalized(key)
+        return self._typed(query), self._typed(key)
 
     def _normalized(self, x: Value) -> Value:
+        """Divide by the length, in float32: squares of numbers above 256 are beyond FP16."""
+        x = self._in_float(x)
         norm = self.tape.op("ReduceL2", x, np.array([-1]), keepdims=1)
         return self.tape.op("Div", x, norm.at_least(np.float32(NORM_EPSILON)))
 
@@ -225,8 +357,8 @@ class _Decomposition:
         """Attend within windows (block and grid mode).
 
         Returns:
-            Results `[B, nW, num_heads, N, D]`, the row of each token and head in them
-            `[H*W, num_heads]`, and their number of rows.
+            Rows of results `[B, nW * num_heads * N, D]`, the one of each token and head
+            `[H*W, num_heads]`, and their number.
         """
         tape, spec = self.tape, self.spec
         axes = []
@@ -249,35 +381,43 @@ class _Decomposition:
         if spec.pad_mode == "bias_kv" and _may_hold(source, PAD):
             key, value = self._with_padding(source, key, value, group)
         query, key = self._scaled(query, key, group)
-        mask = self._mask(source, row, col)
-        result = self._attend(query, key, value, self._window_bias(bias, group), mask, group)
+        bias, mask = self._window_bias(bias, group), self._mask(source, row, col)
+        windows = row.count * col.count
+        if self.form == "portable":
+            factors = WindowFactors(query, key, value, sum_constants(bias, mask))
+        else:
+            sizes = (group.num_heads, tokens, spec.head_dim)
+            factors = fold_windows((query, key, value), bias, mask, windows, sizes)
+        result = self._attend(factors, group)
+        count = windows * tokens * group.num_heads
+        shape = (-1, count, spec.head_dim) if factors.in_batch else (0, -1, spec.head_dim)
         window_of = (row.window_of * col.count).unsqueeze(1) + col.window_of.unsqueeze(0)
         member_of = (row.member_of * col.window).unsqueeze(1) + col.member_of.unsqueeze(0)
         heads = np.arange(group.num_heads)[None, :]
         place = window_of.reshape(-1, 1) * tokens * group.num_heads + member_of.reshape(-1, 1)
-        count = row.count * col.count * tokens * group.num_heads
-        return result, place + tokens * heads, count
+        return result.reshape(*shape), place + tokens * heads, count
 
-    def _attend(
-        self,
-        query: Value,
-        key: Value,
-        value: Value,
-        bias: Value | None,
-        mask: Value | None,
-        group: HeadGroup,
-    ) -> Value:
-        """Weigh values: `[B, nW, num_heads, N, D]` all, the query scaled."""
+    def _attend(self, factors: WindowFactors, group: HeadGroup) -> Value:
+        """Weigh values with the softmax of logits; the result has their shape."""
         tape, step = self.tape, self.spec.qkv_quant_scale
+        terms = [self._typed(term) for term in factors.terms]
+        if self.form == "attention":
+            inputs = [factors.query, factors.key, factors.value]
+            if terms:
+                inputs.append(terms[0] if len(terms) == 1 else terms[0] + terms[1])
+            return tape.op("Attention", *inputs, scale=1.0)
         is_int8 = group in self.int8_groups
 
         def rounded(x: Value, quant_scale: float) -> Value:
             return self._rounded(x, quant_scale) if is_int8 else x
 
-        query = rounded(query, step * self.spec.effective_softmax_scale)
-        key, value = rounded(key, step), rounded(value, step)
-        logits = tape.op("MatMul", query, tape.op("Transpose", key, perm=[0, 1, 2, 4, 3]))
-        weights = tape.op("Softmax", self._biased(logits, bias, mask), axis=-1)
+        query = rounded(factors.query, step * self.spec.effective_softmax_scale)
+        key, value = rounded(factors.key, step), rounded(factors.value, step)
+        axes = [0, 1, 2, 4, 3] if self.form == "portable" else [0, 1, 3, 2]
+        logits = tape.op("MatMul", query, tape.op("Transpose", key, perm=axes))
+        for term in terms:
+            logits = logits + term
+        weights = tape.op("Softmax", logits, axis=-1)
         result = tape.op("MatMul", rounded(weights, PROBABILITY_QUANT_SCALE), value)
         return rounded(result, self.spec.out_quant_scale)
 
@@ -286,7 +426,7 @@ class _Decomposition:
     ) -> tuple[Value, Value]:
         """Give padded tokens the key and value of the projection's bias."""
         spec = self.spec
-        padded = self._pad_kv().reshape(2, spec.qkv_heads, 1, spec.head_dim)
+        padded = self._typed(self._pad_kv()).reshape(2, spec.qkv_heads, 1, spec.head_dim)
         heads = group.head_offset + np.arange(group.num_heads)
         is_pad = source.equals(PAD).unsqueeze(1, 3)  # [nW, 1, N, 1]
         pad_key, pad_value = (
@@ -326,24 +466,14 @@ class _Decomposition:
             return None
         return mask.unsqueeze(1)
 
-    def _biased(self, logits: Value, bias: Value | None, mask: Value | None) -> Value:
-        if bias is not None and mask is not None:
-            sizes = [term.known.shape for term in (bias, mask) if term.known is not None]
-            if len(sizes) == 2 and math.prod(np.broadcast_shapes(*sizes)) <= MAX_CONSTANT_LOGITS:
-                bias, mask = bias + mask, None
-        for term in (bias, mask):
-            if term is not None:
-                logits = logits + term
-        return logits
-
     def _neighbors(
         self, rows: Value, group: HeadGroup, bias: Value | None
     ) -> tuple[Value, Value, Value]:
         """Attend to the nearest tokens (neighborhood mode).
 
         Returns:
-            Results `[B, num_heads, H*W, 1, D]`, the row of each token and head in them
-            `[H*W, num_heads]`, and their number of rows.
+            Rows of results `[B, num_heads * H*W, D]`, the one of each token and head
+            `[H*W, num_heads]`, and their number.
         """
         tape = self.tape
         tokens = self.height * self.width
@@ -368,14 +498,17 @@ class _Decomposition:
             dy = row.offset.unsqueeze(1, 3) + (window_rows - 1)
             dx = col.offset.unsqueeze(0, 2) + (window_cols - 1)
             index = dy * (2 * window_cols - 1) + dx
-            logits = logits + bias.gather(index.reshape(tokens, -1), axis=1).unsqueeze(2)
+            logits = logits + self._typed(bias.gather(index.reshape(tokens, -1), axis=1)).unsqueeze(
+                2
+            )
         if _may_hold(source, PAD):
             mask = tape.where(source < 0, np.float32(-math.inf), np.float32(0))
-            logits = logits + mask.unsqueeze(1)
+            logits = logits + self._typed(mask).unsqueeze(1)
         result = tape.op("MatMul", tape.op("Softmax", logits, axis=-1), values)
         heads = np.arange(group.num_heads)[None, :]
         place = tape.arange(tokens).unsqueeze(1) + tokens * heads
-        return result, place, tokens * group.num_heads
+        rows_out = result.reshape(0, -1, self.spec.head_dim)
+        return rows_out, place, tokens * group.num_heads
 
 
 def _may_hold(value: Value, entry: int) -> bool:

@@ -1,4 +1,4 @@
-"""Lower INT8 attention for a TensorRT without the plugin: Q/DQ where its own fusion wants them.
+"""Lower attention for a TensorRT without the plugin: in the form that its own fusion takes.
 
 Attention nodes become standard operators, and attention that the graph already writes out stays
 so. Where TensorRT can fuse it in INT8 there are Q/DQ before the product of queries and keys, after
@@ -8,6 +8,7 @@ the softmax and after the product with the values; where it cannot, the products
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import onnx
 
@@ -17,31 +18,61 @@ from edgeattn.graph.fused_mha import int8_group_obstacle, int8_mha_obstacle
 from edgeattn.graph.names import FreshNames
 from edgeattn.graph.nodes import node_label
 from edgeattn.graph.op import attention_nodes, spec_of_node
-from edgeattn.graph.passes.decompose import decompose
+from edgeattn.graph.passes.decompose import DecomposedGroup, decompose_groups
 from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
 from edgeattn.graph.placement import Decision
 from edgeattn.graph.qdq_pairs import QdqPairs, replay
 from edgeattn.graph.shapes import TensorType, infer_types
 
 
-def lower_int8_mha(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+class LoweredMha(NamedTuple):
+    """A graph without attention nodes, and what became of its attention.
+
+    Attributes:
+        model: The graph.
+        groups: Each head group of each attention node.
+        decisions: For each of these, then for each quantized attention that the graph writes out,
+            whether its products are in INT8, and why not.
+    """
+
+    model: onnx.ModelProto
+    groups: list[DecomposedGroup]
+    decisions: list[Decision]
+
+
+def lower_int8_mha(
+    model: onnx.ModelProto, float_element: int = onnx.TensorProto.FLOAT
+) -> LoweredMha:
     """Rewrite attention for TensorRT's own fusion.
 
     Args:
-        model: A quantized graph; not changed.
-
-    Returns:
-        A graph without attention nodes, and for each head group and each attention that the graph
-        writes out whether its products are in INT8, and why not.
+        model: A graph, quantized or not; not changed.
+        float_element: Type of the products of INT8 attention that cannot be fused in INT8.
 
     Raises:
         GraphError: If an attention node is malformed.
     """
-    folded = fold_attention_qdq(model)
-    types = infer_types(folded)
-    decisions = _decide_nodes(folded, types)
-    decisions += _Written(folded, types).release()
-    return decompose(folded, int8_products=True), decisions
+    folded, written = release_written_int8(fold_attention_qdq(model))
+    decisions = _decide_nodes(folded, infer_types(folded))
+    lowered, groups = decompose_groups(
+        folded, "fused_mha", int8_products=True, float_element=float_element
+    )
+    return LoweredMha(lowered, groups, decisions + written)
+
+
+def release_written_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Take Q/DQ away from the products of attention that TensorRT could not fuse in INT8.
+
+    Args:
+        model: A graph; attention that it writes out is looked at, its attention nodes are not. Not
+            changed.
+
+    Returns:
+        A new graph, and what was decided for each quantized attention that it writes out.
+    """
+    released = onnx.ModelProto()
+    released.CopyFrom(model)
+    return released, _Written(released, infer_types(released)).release()
 
 
 def _decide_nodes(model: onnx.ModelProto, types: dict[str, TensorType]) -> list[Decision]:

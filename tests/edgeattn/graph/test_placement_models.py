@@ -246,7 +246,7 @@ def test_what_is_written_keeps_tensorrts_rules_and_computes_the_model(graphs, na
     model = graphs[name][1]
     quantized, decisions = insert_qdq(model, scales(model, recipe), recipe)
     folded = fold_attention_qdq(quantized)
-    lowered, _ = lower_int8_mha(quantized)
+    lowered = lower_int8_mha(quantized).model
     for graph in (quantized, folded, lowered):
         assert explicit_int8_faults(graph) == []
     x = input_of(model)

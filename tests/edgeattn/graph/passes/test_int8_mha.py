@@ -61,7 +61,7 @@ def with_rounded_probabilities(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_only_the_probabilities_are_rounded_beyond_the_folded_form(case: Case):
     x = input_of(case)
     model, scales = quantized(layer(case), x)
-    lowered, decisions = lower_int8_mha(model)
+    lowered, _, decisions = lower_int8_mha(model)
     assert [d.quantized for d in decisions] == [True] * len(case.spec.head_groups)
     (found,) = run(lowered, x, "out_quantized")
     standard = decompose(fold_attention_qdq(model))
@@ -85,7 +85,7 @@ def source_op(model: onnx.ModelProto, tensor: str) -> str:
 
 def test_q_and_dq_stand_before_both_products_and_after_the_second():
     case = FUSED["three_scales_split_over_the_heads"]
-    lowered, _ = lower_int8_mha(quantized(layer(case), input_of(case))[0])
+    lowered = lower_int8_mha(quantized(layer(case), input_of(case))[0]).model
     assert not any(is_attention(node) for node in lowered.graph.node)
     nodes = products(lowered)
     assert len(nodes) == 2 * 3
@@ -121,7 +121,7 @@ REFUSED = {
 def test_products_that_tensorrt_does_not_fuse_stay_in_float_and_say_why(case: Case, reason: str):
     x = input_of(case)
     model, _ = quantized(layer(case), x)
-    lowered, (decision,) = lower_int8_mha(model)
+    lowered, _, (decision,) = lower_int8_mha(model)
     assert not decision.quantized
     assert decision.node == "attention, group 0"
     assert reason in decision.reason
@@ -133,14 +133,14 @@ def test_products_that_tensorrt_does_not_fuse_stay_in_float_and_say_why(case: Ca
 def test_512_tokens_are_fused(sizes):
     window, (height, width) = sizes
     case = Case(AttentionSpec(16, 1, (HeadGroup(1, window),)), height, width)
-    _, (decision,) = lower_int8_mha(quantized(layer(case), input_of(case))[0])
+    _, _, (decision,) = lower_int8_mha(quantized(layer(case), input_of(case))[0])
     assert decision.quantized
 
 
 def test_groups_of_one_node_are_decided_apart():
     groups = (HeadGroup(1, (1, 4)), HeadGroup(1, (1, 5), (0, 0), 1, mode="neighborhood"))
     case = Case(AttentionSpec(16, 2, groups), 1, 21)
-    lowered, decisions = lower_int8_mha(quantized(layer(case), input_of(case))[0])
+    lowered, _, decisions = lower_int8_mha(quantized(layer(case), input_of(case))[0])
     assert [(d.node, d.quantized) for d in decisions] == [
         ("attention, group 0", True),
         ("attention, group 1", False),
@@ -156,7 +156,7 @@ def test_a_map_of_unknown_size_is_fused_in_fixed_windows_only():
         for value in (*model.graph.input, *model.graph.output):
             for axis in (1, 2):
                 value.type.tensor_type.shape.dim[axis].dim_param = f"size_{axis}"
-        _, (decision,) = lower_int8_mha(model)
+        _, _, (decision,) = lower_int8_mha(model)
         assert decision.quantized is fused
         assert fused or "not known before the graph runs" in decision.reason
 
@@ -166,7 +166,7 @@ def test_attention_in_float_says_so():
     model = layer(case)
     x = input_of(case)
     linear, _ = insert_qdq(model, unit_scales(model, 0.05), "linear")
-    lowered, (decision,) = lower_int8_mha(linear)
+    lowered, _, (decision,) = lower_int8_mha(linear)
     assert not decision.quantized
     assert decision.reason == "its input and output are not both INT8"
     np.testing.assert_array_equal(run(lowered, x)[0], run(decompose(linear), x)[0])
@@ -193,7 +193,7 @@ def written_out(tokens: int, dim: int) -> onnx.ModelProto:
 def lowered_written(tokens: int, dim: int) -> tuple[onnx.ModelProto, onnx.ModelProto, Decision]:
     model = written_out(tokens, dim)
     model, _ = insert_qdq(model, unit_scales(model, 0.3, "attention"), "attention")
-    lowered, (decision,) = lower_int8_mha(model)
+    lowered, _, (decision,) = lower_int8_mha(model)
     return model, lowered, decision
 
 
