@@ -117,7 +117,7 @@ class TensorRtOptions:
         max_aux_streams: Most streams besides the caller's; 0 takes the least memory.
         profiling_verbosity: What the engine tells of its layers. `detailed` by default, unlike
             TensorRT's own: the proof of what was built is read from it.
-        embed_plugin: Put the plugin library into the engine.
+        embed_plugin: Put the plugin library into a version-compatible engine.
         plugin: The plugin library; by default the one that `find_plugin_library` finds.
         implicit_int8: Let TensorRT 10 choose INT8 scales from data.
         sparsity: Use kernels for 2:4 sparse weights where weights are.
@@ -214,10 +214,9 @@ class TensorRtOptions:
                 raise BuildError(f"{name} is {value!r}", near_misses(str(value), choices))
 
     def _check_tactic_sources(self, version: TensorRtVersion) -> None:
-        calls_libraries = version.major < 11
-        known = (*(_LIBRARY_TACTICS if calls_libraries else ()), *_OWN_TACTICS)
+        known = all_tactic_sources(version)
         for name in self.tactic_sources or ():
-            if name in _LIBRARY_TACTICS and not calls_libraries:
+            if name in _LIBRARY_TACTICS and name not in known:
                 raise BuildError(
                     f"TensorRT {version} has no tactic source {name}: 10.16 was the last that "
                     "calls cuBLAS and cuDNN",
@@ -233,6 +232,12 @@ class TensorRtOptions:
             raise BuildError(
                 "only a version-compatible engine has a lean runtime that could be left out",
                 "add --version-compatible, or leave --exclude-lean-runtime out",
+            )
+        if self.embed_plugin and not self.version_compatible:
+            raise BuildError(
+                "only a version-compatible engine carries a plugin library (NvInfer.h, "
+                "setPluginsToSerialize)",
+                "add --version-compatible, or ship the library beside the engine",
             )
         if (self.refit or self.strip_weights) and len(self.profiles) > 1:
             raise BuildError(
@@ -278,6 +283,11 @@ class TensorRtOptions:
                 "graph alone",
                 "quantize the graph with edgeattn quantize, and leave --implicit-int8 out",
             )
+
+
+def all_tactic_sources(version: TensorRtVersion) -> tuple[str, ...]:
+    """Name the members that `TacticSource` has in a version."""
+    return (*(_LIBRARY_TACTICS if version.has_weak_typing else ()), *_OWN_TACTICS)
 
 
 def _check_range(name: str, value: int | None, least: int, most: int | None = None) -> None:
