@@ -118,7 +118,7 @@ def _prepare(version: str) -> tuple[Path, str]:
         return folder, ""
     if not compiler:
         return folder, "there is no C compiler for the link stubs"
-    with _alone(folder), tempfile.TemporaryDirectory(dir=FETCHED) as name:
+    with alone(folder), tempfile.TemporaryDirectory(dir=FETCHED) as name:
         if folder.is_dir():  # another process was faster
             return folder, ""
         made = Path(name) / "made"
@@ -138,7 +138,7 @@ def _prepare(version: str) -> tuple[Path, str]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Let one process at a time make a folder; the others wait for it."""
     FETCHED.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
