@@ -16,7 +16,7 @@ So `fused` is said on evidence alone, never because nothing speaks against it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from edgeattn.engine.tensorrt.layer_kinds import (
     kind_of_layer,
     precision_of_layer,
 )
+from edgeattn.engine.tensorrt.precision import UNKNOWN
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.lowering import AttentionWay, LoweredAttention
@@ -67,23 +68,35 @@ class AttentionFinding:
 
 
 def audit_attention(
-    attention: Sequence[LoweredAttention], info: EngineInfo, order: Sequence[str] = ()
+    attention: Sequence[LoweredAttention],
+    info: EngineInfo,
+    asked: Mapping[str, str] | None = None,
+    order: Sequence[str] = (),
 ) -> tuple[AttentionFinding, ...]:
     """Tell how an engine computes each attention.
 
     Args:
         attention: What the graph was lowered to.
         info: What the engine's inspector tells.
+        asked: Types that the graph asks for, as `asked_precisions` gives them; types are not
+            compared if not given.
         order: Names of the lowered graph's nodes, to find what lies in black boxes.
     """
-    return tuple(_Audit(each, info, order).finding() for each in attention)
+    return tuple(_Audit(each, info, asked or {}, order).finding() for each in attention)
 
 
 class _Audit:
     """Looks at one attention."""
 
-    def __init__(self, attention: LoweredAttention, info: EngineInfo, order: Sequence[str]) -> None:
+    def __init__(
+        self,
+        attention: LoweredAttention,
+        info: EngineInfo,
+        asked: Mapping[str, str],
+        order: Sequence[str],
+    ) -> None:
         self._attention = attention
+        self._asked = {asked[node] for node in attention.core if node in asked} - {UNKNOWN}
         self._info = info
         self._core = frozenset(attention.core)
         named = [(layer, kind_of_layer(layer)) for layer in info.layers_of(self._core)]
@@ -146,9 +159,13 @@ class _Audit:
                 yield from attention.obstacles
             else:
                 yield "it keeps TensorRT's published rules for fused attention; TensorRT declined"
-        asked, known = attention.in_type, [dtype for dtype in dtypes if dtype]
-        if asked and not all(is_same_type(asked, each) for each in known):
+        known = [dtype for dtype in dtypes if dtype]
+        if self._asked and not all(self._is_asked(dtype) for dtype in known):
+            asked = "+".join(sorted(self._asked))
             yield f"the graph has it in {asked}, and it computes in {'+'.join(known)}"
+
+    def _is_asked(self, dtype: str) -> bool:
+        return any(is_same_type(asked, dtype) for asked in self._asked)
 
     def _doubt(self) -> str:
         """Say why nothing is known."""

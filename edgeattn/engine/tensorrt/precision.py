@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnx import TensorProto, helper
+
 from edgeattn.engine.tensorrt.inspector import EngineInfo, EngineLayer
 from edgeattn.engine.tensorrt.layer_kinds import (
     COMPUTE_KINDS,
@@ -26,6 +28,8 @@ from edgeattn.engine.tensorrt.layer_kinds import (
 )
 from edgeattn.engine.tensorrt.products import product_types
 from edgeattn.errors import BuildError
+from edgeattn.graph.nodes import node_label
+from edgeattn.graph.shapes import TensorType, infer_types
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt
@@ -114,9 +118,22 @@ def asked_precisions(lowered: LoweredForTensorRt) -> dict[str, str]:
     """
     found = product_types(lowered.model)
     asked = {node: dtype for dtype, nodes in found.items() for node in nodes}
-    # Attention in one node; written out, its products are among those above.
-    nodes = (each for each in lowered.attention if each.way != "native")
-    return asked | {node: each.in_type or UNKNOWN for each in nodes for node in each.core}
+    # Attention that is one node; of written-out attention the products are among those above.
+    nodes = {name for each in lowered.attention if each.way != "native" for name in each.core}
+    if nodes:
+        types = infer_types(lowered.model)
+        for node in lowered.model.graph.node:
+            if node_label(node) in nodes:
+                asked[node_label(node)] = _name_of(types.get(node.input[0]))
+    return asked
+
+
+def _name_of(found: TensorType | None) -> str:
+    if found is None or found.element == TensorProto.UNDEFINED:
+        return UNKNOWN
+    if found.element == TensorProto.BFLOAT16:
+        return "bfloat16"  # older versions of onnx take float32 for it
+    return str(helper.tensor_dtype_to_np_dtype(found.element).name)
 
 
 def precision_shares(info: EngineInfo, asked: Mapping[str, str]) -> PrecisionShares:

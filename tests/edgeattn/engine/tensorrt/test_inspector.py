@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,23 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeattn.engine.tensorrt.inspector import (
-    EngineInfo,
     EngineLayer,
     LayerTensor,
     dtype_of_words,
     parse_engine_info,
 )
 from edgeattn.errors import ArtifactError
-
-FIXTURES = Path(__file__).parents[3] / "fixtures" / "tensorrt"
-INSPECTOR = sorted((FIXTURES / "inspector").glob("*.json"))
+from tests.tensorrt_printouts import FIXTURES, PRINTOUTS, read, text_of
 
 
-def read(name: str) -> EngineInfo:
-    return parse_engine_info((FIXTURES / "inspector" / f"{name}.json").read_text())
-
-
-@pytest.mark.parametrize("path", INSPECTOR, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRINTOUTS, ids=lambda path: path.stem)
 def test_every_printout_is_read(path):
     values = json.loads(path.read_text())
     assert values["_source"], "each fixture says where it is from"
@@ -270,7 +262,7 @@ def test_any_json_is_read_or_refused(layers, io):
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_printout_cut_or_changed_anywhere_is_read_or_refused(data):
-    text = (FIXTURES / "inspector" / "window_native_11x.json").read_text()
+    text = text_of("window_native_11x")
     at = data.draw(st.integers(0, len(text) - 1))
     put = data.draw(st.sampled_from(["", '"', "}", "]", "0", "null", "[", "\\"]))
     for changed in (text[:at], text[:at] + put + text[at + 1 :]):
