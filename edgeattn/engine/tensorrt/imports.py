@@ -1,7 +1,8 @@
-"""Import TensorRT's bindings and pycuda's driver module, or say how to get them."""
+"""Import TensorRT's bindings, pycuda and cuda-python, or say how to get them."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from edgeattn.errors import MissingDependencyError
@@ -36,3 +37,25 @@ def import_cuda() -> Any:
             f"this needs pycuda, which cannot be imported: {err}", "pip install pycuda"
         ) from err
     return pycuda.driver
+
+
+def import_cuda_runtime() -> Any:
+    """Import cuda-python's bindings of CUDA's runtime, which know graphs; pycuda does not.
+
+    Raises:
+        MissingDependencyError: If they are not installed.
+
+    References:
+        Wheels cuda-python 12.3.0 (`cuda.cudart` alone), 12.6.2 (both names), cuda-bindings 12.9.4
+        and 13.5.0 (`cuda.bindings.runtime`).
+    """
+    reason: ImportError | None = None
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        try:
+            return importlib.import_module(name)
+        except ImportError as err:
+            reason = reason or err
+    raise MissingDependencyError(
+        f"CUDA graphs need cuda-python, which cannot be imported: {reason}",
+        "pip install 'cuda-python==12.*', or 13 where CUDA is 13",
+    ) from reason

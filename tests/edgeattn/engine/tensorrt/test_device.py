@@ -70,7 +70,7 @@ def test_memory_that_does_not_suffice_is_an_error_and_leaves_nothing(ledger):
 def test_a_failed_copy_and_a_gpu_that_is_not_there_are_errors(ledger):
     buffers = DeviceBuffers({"x": 8})
     ledger.broken = True
-    with pytest.raises(EngineError, match="CUDA failed on GPU 0: Error: cuMemcpyHtoD failed"):
+    with pytest.raises(EngineError, match="CUDA failed on GPU 0: LogicError: cuMemcpyHtoD failed"):
         buffers.fill({"x": np.zeros(2, np.float32)})
     buffers.close()
     assert ledger.allocations == {}
