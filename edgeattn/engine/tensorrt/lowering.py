@@ -33,11 +33,11 @@ from edgeattn.graph.names import FreshNames, name_nodes
 from edgeattn.graph.nodes import is_standard, node_label
 from edgeattn.graph.op import OP_TYPE, attention_nodes, is_attention, spec_of_node
 from edgeattn.graph.passes.attention_op import write_attention_op
-from edgeattn.graph.passes.decompose import DecomposedGroup
 from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
 from edgeattn.graph.passes.int8_mha import lower_int8_mha, release_written_int8
 from edgeattn.graph.qdq_pairs import QdqPairs
 from edgeattn.graph.shapes import TensorType, infer_types
+from edgeattn.graph.standard_attention import DecomposedGroup
 from edgeattn.graph.written_attention import INT8_PLACES, WrittenAttention, find_written_attention
 
 AttentionWay = Literal["plugin", "native", "attention"]
@@ -66,6 +66,7 @@ class LoweredAttention:
         out_type: Likewise of its output.
         obstacles: What TensorRT's own fused attention has against it, in words; empty if nothing
             stands against it, and where the plugin computes it.
+        asks_int8: Whether the source graph has it in INT8, whatever it was lowered to.
     """
 
     name: str
@@ -76,6 +77,7 @@ class LoweredAttention:
     in_type: str
     out_type: str
     obstacles: tuple[str, ...]
+    asks_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,7 @@ class _Books:
         self._rewritten = rewritten
         self._types = types
         self._pads_heads = version.pads_heads
+        self._pairs = QdqPairs(rewritten.model)
 
     def entries(self) -> Iterator[LoweredAttention]:
         model = self._rewritten.model
@@ -274,7 +277,8 @@ class _Books:
         in_type, out_type = self._name_of(node.input[0]), self._name_of(node.output[0])
         if spec.qkv_quant_scale and not spec.out_quant_scale:
             out_type = _PLUGIN_FLOAT
-        return LoweredAttention(name, False, "plugin", (name,), (name,), in_type, out_type, ())
+        types, asks_int8 = (in_type, out_type), bool(spec.qkv_quant_scale)
+        return LoweredAttention(name, False, "plugin", (name,), (name,), *types, (), asks_int8)
 
     def _of_group(self, group: DecomposedGroup) -> LoweredAttention:
         name, is_single = _group_name(group), len(group.core) == 1
@@ -295,6 +299,7 @@ class _Books:
             self._name_of(group.qkv),
             self._name_of(group.output),
             tuple(filter(None, obstacles)),
+            bool(group.spec.qkv_quant_scale) or self._is_dequantized(group.qkv),
         )
 
     def _of_written(self, written: WrittenAttention) -> LoweredAttention:
@@ -323,6 +328,7 @@ class _Books:
             "int8" if int8_in else _type_name(written.query.element),
             "int8" if int8_out else _type_name(written.out.element),
             tuple(filter(None, obstacles)),
+            bool(written.places) or written.label in self._rewritten.reasons,
         )
 
     def _of_attention_op(self, node: onnx.NodeProto) -> LoweredAttention:
@@ -337,7 +343,13 @@ class _Books:
         types = (self._name_of(node.input[0]), self._name_of(node.output[0]))
         obstacles = (obstacle,) if obstacle else ()
         name = node.name
-        return LoweredAttention(name, True, "attention", (name,), (name,), *types, obstacles)
+        asks_int8 = all(map(self._is_dequantized, node.input[:3]))
+        return LoweredAttention(
+            name, True, "attention", (name,), (name,), *types, obstacles, asks_int8
+        )
+
+    def _is_dequantized(self, tensor: str) -> bool:
+        return self._pairs.origin(tensor) is not None
 
     def _reason(self, name: str) -> str:
         """Say why attention is not in INT8, if it was to be."""
@@ -373,7 +385,7 @@ def _attention_faults(source: onnx.ModelProto, way: AttentionWay) -> Iterator[st
             side, other = ("input", "output") if reads else ("output", "input")
             yield f"{label}: its {side} is INT8 and its {other} is not, so it computes in float"
         elif reads and way == "attention":
-            yield f"{label}: ONNX's Attention has no INT8 probabilities, so it computes in float"
+            yield f"{label}: it computes in float; ONNX's Attention has no INT8 probabilities"
 
 
 def _element(types: Mapping[str, TensorType], tensor: str) -> int:

@@ -110,6 +110,9 @@ class PrecisionShares:
 def asked_precisions(lowered: LoweredForTensorRt) -> dict[str, str]:
     """Read what a graph asks for: the type of each of its products, by the node's label.
 
+    Attention that the source graph has in INT8 is asked for in INT8, though it may have been
+    lowered in float where TensorRT has no INT8 kernel for it.
+
     Args:
         lowered: The graph that TensorRT's parser was given.
 
@@ -125,7 +128,8 @@ def asked_precisions(lowered: LoweredForTensorRt) -> dict[str, str]:
         for node in lowered.model.graph.node:
             if node_label(node) in nodes:
                 asked[node_label(node)] = _name_of(types.get(node.input[0]))
-    return asked
+    in_int8 = {name for each in lowered.attention if each.asks_int8 for name in each.core}
+    return asked | {name: "int8" for name in asked if name in in_int8}
 
 
 def _name_of(found: TensorType | None) -> str:
