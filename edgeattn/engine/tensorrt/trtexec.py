@@ -39,7 +39,8 @@ def trtexec_command(
         onnx: The lowered graph.
         engine: The plan to write.
         options: Of the build.
-        profiles: Ranges of shapes, whole.
+        profiles: Ranges of shapes, whole; none for a graph without free dimensions, where trtexec
+            refuses shapes.
         version: Of the trtexec.
         plugin: The plugin library; `None` if the graph needs none.
 
@@ -87,9 +88,6 @@ def _precision(options: TensorRtOptions, version: TensorRtVersion) -> list[str]:
 
 
 def _shapes(profiles: Sequence[ShapeProfile]) -> list[str]:
-    """Write the profiles unless every input has but one shape, which the graph then tells."""
-    if len(profiles) == 1 and profiles[0].min == profiles[0].max:
-        return []
     flags = []
     for index, profile in enumerate(profiles):
         if len(profiles) > 1:
