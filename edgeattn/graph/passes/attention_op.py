@@ -16,7 +16,8 @@ import onnx
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.nodes import is_standard, is_standard_domain, node_label
-from edgeattn.graph.passes.decompose import DecomposedGroup, decompose_groups
+from edgeattn.graph.passes.decompose import decompose_groups
+from edgeattn.graph.standard_attention import AttentionForm, DecomposedGroup
 
 ATTENTION_OPSET = 23
 _ATTENTION_IR_VERSION = 11
@@ -38,7 +39,7 @@ def write_attention_op(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[De
         GraphError: If an attention node is malformed, or another node means something else in
             opset 23.
     """
-    written, groups = decompose_groups(model, "attention")
+    written, groups = decompose_groups(model, AttentionForm("attention"))
     if not any(is_standard(node, "Attention") for node in written.graph.node):
         return written, groups
     for entry in written.opset_import:

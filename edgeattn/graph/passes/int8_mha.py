@@ -18,11 +18,12 @@ from edgeattn.graph.fused_mha import int8_group_obstacle, int8_mha_obstacle
 from edgeattn.graph.names import FreshNames
 from edgeattn.graph.nodes import node_label
 from edgeattn.graph.op import attention_nodes, spec_of_node
-from edgeattn.graph.passes.decompose import DecomposedGroup, decompose_groups
+from edgeattn.graph.passes.decompose import decompose_groups
 from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
 from edgeattn.graph.placement import Decision
 from edgeattn.graph.qdq_pairs import QdqPairs, replay
 from edgeattn.graph.shapes import TensorType, infer_types
+from edgeattn.graph.standard_attention import AttentionForm, DecomposedGroup
 
 
 class LoweredMha(NamedTuple):
@@ -54,9 +55,8 @@ def lower_int8_mha(
     """
     folded, written = release_written_int8(fold_attention_qdq(model))
     decisions = _decide_nodes(folded, infer_types(folded))
-    lowered, groups = decompose_groups(
-        folded, "fused_mha", int8_products=True, float_element=float_element
-    )
+    form = AttentionForm("fused_mha", int8_products=True, float_element=float_element)
+    lowered, groups = decompose_groups(folded, form)
     return LoweredMha(lowered, groups, decisions + written)
 
 
