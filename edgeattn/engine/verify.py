@@ -384,8 +384,8 @@ def _may_be(given: Sequence[Dim], wanted: Sequence[Dim]) -> bool:
 
 def _has_tf32(engine: Engine) -> bool:
     """Tell whether float32 products may be computed in TF32: TensorRT's default."""
-    options = engine.manifest.options
-    return engine.manifest.target != "cpu" and bool(options.get("tf32", True))
+    options = engine.manifest.options.get("tensorrt") or {}
+    return engine.manifest.target == "tensorrt" and bool(options.get("tf32", True))
 
 
 def _spelled(shapes: Shapes) -> str:

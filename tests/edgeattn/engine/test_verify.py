@@ -397,7 +397,7 @@ def test_float32_on_a_gpu_may_be_tf32_unless_it_was_switched_off(two_outputs: Pa
     def off_by(part: float, options: dict[str, Any]) -> list[str]:
         with load(two_outputs) as engine:
             faulty = Faulty(engine, lambda out, _: {n: a * (1 + part) for n, a in out.items()})
-            faulty.manifest = Manifest("engine", target="tensorrt", options=options)
+            faulty.manifest = Manifest("engine", target="tensorrt", options={"tensorrt": options})
             return failed(verify_engine(faulty, two_outputs))
 
     assert not off_by(5e-4, {})
