@@ -155,7 +155,7 @@ def _describe_overhead(precision: Mapping[str, Any]) -> Iterator[str]:
         )
     if precision["moves"]:
         parts.append(
-            f"{_count(precision['moves'], 'kernel')} that only move or cast "
+            f"{_count(precision['moves'], 'kernel')} for moves and casts alone "
             f"({_mib(precision['move_bytes'])})"
         )
     if precision["quantize_layers"]:

@@ -62,7 +62,9 @@ _CONTROL_TYPES = {
     "wait",
 }
 
-_PRODUCT_TYPES = re.compile(r"conv|gemm|gemv|matmul|matrixmultiply|fullyconnected", re.IGNORECASE)
+_PRODUCT_TYPES = re.compile(
+    r"conv(?!ert)|gemm|gemv|matmul|matrixmultiply|fullyconnected", re.IGNORECASE
+)
 
 # Myelin names its kernels after the operators in them: __myl_TranReshMove_myl3_3.
 _MYELIN = re.compile(r"__myl_(?:bb[0-9]+_[0-9]+_)?((?:[A-Z][a-z]+)+)")

@@ -139,6 +139,7 @@ def test_a_name_that_a_model_could_have_is_no_evidence(name, tactic):
         ({"Name": "a", "LayerType": "shape_call"}, "control"),
         ({"Name": "a", "LayerType": "Constant"}, "control"),
         ({"Name": "a", "LayerType": "SoftMax"}, "other"),
+        ({"Name": "a", "LayerType": "Convert"}, "other"),
     ],
 )
 def test_further_types_of_layers_are_known(layer, kind):
