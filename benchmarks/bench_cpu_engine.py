@@ -102,7 +102,7 @@ def run_batch(batch: int, seconds: float, compiled: bool, folder: Path) -> None:
 
     spec = edgeattn.InputSpec((batch, 3, 224, 224))
     graph = edgeattn.export(our_swin(reference), spec, folder / "swin_t.onnx")
-    plan = edgeattn.build(graph, folder / "swin_t.engine")
+    plan = edgeattn.build(graph, folder / "swin_t.engine", engine="cpu")
     engine = edgeattn.load(plan, threads=threads)
     queries: dict[str, Query] = {"edgeattn": lambda: engine.run({"input": array})["output"]}
     for name, path in export_plainly(reference, image, folder).items():

@@ -106,8 +106,8 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
 
     report(3, len(steps), steps[3])
     plans = {
-        "FP32": edgeattn.build(graph, folder / f"{MODEL}.engine"),
-        "INT8": edgeattn.build(typed, folder / f"{MODEL}.int8.engine"),
+        "FP32": edgeattn.build(graph, folder / f"{MODEL}.engine", engine="cpu"),
+        "INT8": edgeattn.build(typed, folder / f"{MODEL}.int8.engine", engine="cpu"),
     }
 
     report(4, len(steps), steps[4])

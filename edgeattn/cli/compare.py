@@ -10,6 +10,7 @@ import click
 from edgeattn.cli.console import print_json, print_table
 from edgeattn.cli.options import (
     FILE,
+    EngineVerb,
     batch_size_option,
     json_option,
     shapes_option,
@@ -18,14 +19,17 @@ from edgeattn.cli.options import (
 )
 from edgeattn.cli.profile import STATISTICS, latency_row
 from edgeattn.cli.progress import working
+from edgeattn.cli.tensorrt_options import tensorrt_run_options
 from edgeattn.errors import EdgeAttnError
 
 if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.load import TensorRtRunOptions
     from edgeattn.profiling.compare import Comparison
 
 
 @click.command(
     "compare",
+    cls=EngineVerb,
     epilog="Example: edgeattn compare net.engine net.int8.engine --inputs images.npz "
     "--fail-if 'top1_drop > 0.3'",
 )
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 @timing_options
 @threads_option
 @json_option
+@tensorrt_run_options
 def command(
     a: Path,
     b: Path,
@@ -63,6 +68,7 @@ def command(
     warm_up: float,
     threads: int | None,
     as_json: bool,
+    tensorrt: TensorRtRunOptions | None,
 ) -> None:
     """Compare two engines' outputs and latency on the same inputs.
 
@@ -85,6 +91,7 @@ def command(
             warm_up_ms=warm_up,
             shapes=shapes,
             threads=threads,
+            tensorrt=tensorrt,
             progress=progress,
         )
     if as_json:

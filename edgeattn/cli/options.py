@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgeattn.errors import SpecError
 from edgeattn.inputs import InputSpec
@@ -109,14 +110,68 @@ def timing_options(function: Function) -> Function:
     return function
 
 
+class GroupedOption(click.Option):
+    """An option that `--help` lists under a heading of its own.
+
+    Args:
+        param_decls: As click's.
+        group: The heading.
+        **attributes: As click's.
+    """
+
+    def __init__(self, param_decls: Sequence[str], group: str = "Options", **attributes: Any):
+        super().__init__(param_decls, **attributes)
+        self.group = group
+
+
+def given_options(values: dict[str, Any], group_prefix: str) -> dict[str, Any]:
+    """Take the options of some groups out of a command's values.
+
+    Args:
+        values: What click gives the command; changed.
+        group_prefix: What the headings of the groups begin with.
+
+    Returns:
+        Those that the user set, by parameter name; what is a default is dropped.
+    """
+    ctx = click.get_current_context()
+    taken = {
+        option.name: values.pop(option.name)
+        for option in ctx.command.params
+        if isinstance(option, GroupedOption)
+        and option.group.startswith(group_prefix)
+        and option.name in values
+    }
+    default = ParameterSource.DEFAULT
+    return {
+        name: value
+        for name, value in taken.items()
+        if name and ctx.get_parameter_source(name) is not default
+    }
+
+
 class EngineVerb(click.Command):
-    """A verb whose file may also be given as trtexec wants it: `--loadEngine=FILE`."""
+    """A verb whose file may also be given as trtexec wants it: `--loadEngine=FILE`.
+
+    Its help lists options under their headings.
+    """
 
     file_option = "--loadEngine="
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Turn trtexec's spelling into the positional file."""
         return super().parse_args(ctx, [arg.removeprefix(self.file_option) for arg in args])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group in the order in which groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 class GraphVerb(EngineVerb):

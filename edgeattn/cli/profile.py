@@ -18,8 +18,10 @@ from edgeattn.cli.options import (
     timing_options,
 )
 from edgeattn.cli.progress import working
+from edgeattn.cli.tensorrt_options import tensorrt_run_options
 
 if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.load import TensorRtRunOptions
     from edgeattn.profiling.profile import LatencyReport
     from edgeattn.profiling.stats import LatencyStats
 
@@ -38,6 +40,7 @@ STATISTICS = ("p50", "p90", "p95", "p99", "mean", "min", "max")
 @threads_option
 @output_option("The report to write, each query's times in it: NAME.profile.json")
 @json_option
+@tensorrt_run_options
 def command(
     engine: Path,
     inputs: Path | None,
@@ -48,6 +51,7 @@ def command(
     threads: int | None,
     output: Path | None,
     as_json: bool,
+    tensorrt: TensorRtRunOptions | None,
 ) -> None:
     """Measure an engine's latency and throughput.
 
@@ -67,6 +71,7 @@ def command(
             output=output,
             shapes=shapes,
             threads=threads,
+            tensorrt=tensorrt,
             progress=progress,
         )
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,10 @@ from edgeattn.arrays import read_arrays, write_arrays
 from edgeattn.cli.console import print_json, print_table, shape
 from edgeattn.cli.options import FILE, EngineVerb, batch_size_option, json_option, threads_option
 from edgeattn.cli.progress import working
+from edgeattn.cli.tensorrt_options import tensorrt_run_options
+
+if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 
 
 @click.command(
@@ -23,6 +28,7 @@ from edgeattn.cli.progress import working
 @batch_size_option
 @threads_option
 @json_option
+@tensorrt_run_options
 def command(
     engine: Path,
     inputs: Path,
@@ -30,6 +36,7 @@ def command(
     batch_size: int,
     threads: int | None,
     as_json: bool,
+    tensorrt: TensorRtRunOptions | None,
 ) -> None:
     """Run an engine on inputs from a file.
 
@@ -43,7 +50,7 @@ def command(
     check_writable(outputs)
     with working() as progress:
         arrays = read_arrays(inputs)
-        with edgeattn.load(engine, threads=threads) as loaded:
+        with edgeattn.load(engine, threads=threads, tensorrt=tensorrt) as loaded:
             results = run_samples(loaded, arrays, batch_size, progress)
         write_arrays(outputs, results)
     if as_json:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from edgeattn.artifacts import (
     Manifest,
@@ -18,10 +19,17 @@ from edgeattn.artifacts import (
 )
 from edgeattn.engine.base import near_misses
 from edgeattn.engine.cpu_build import LoweredGraph, lower
+from edgeattn.engine.verified import require_verified
 from edgeattn.errors import ArtifactError, BuildError, MissingDependencyError
 from edgeattn.graph.files import graph_sha256, load_graph
+from edgeattn.plugin.driver import local_architectures
+
+if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.plan import BuildPlan
+    from edgeattn.engine.tensorrt.request import TensorRtRequest
 
 Progress = Callable[[int, "int | None", str], None]
+Kind = Literal["cpu", "tensorrt"]
 
 
 @overload
@@ -33,7 +41,9 @@ def build(
     table: Path | str | None = None,
     precision: str | None = None,
     dry_run: Literal[False] = False,
+    verify: bool = False,
     threads: int | None = None,
+    tensorrt: TensorRtRequest | None = None,
     progress: Progress | None = None,
 ) -> Path: ...
 
@@ -47,9 +57,11 @@ def build(
     table: Path | str | None = None,
     precision: str | None = None,
     dry_run: Literal[True],
+    verify: bool = False,
     threads: int | None = None,
+    tensorrt: TensorRtRequest | None = None,
     progress: Progress | None = None,
-) -> Manifest: ...
+) -> Manifest | BuildPlan: ...
 
 
 def build(
@@ -60,39 +72,51 @@ def build(
     table: Path | str | None = None,
     precision: str | None = None,
     dry_run: bool = False,
+    verify: bool = False,
     threads: int | None = None,
+    tensorrt: TensorRtRequest | None = None,
     progress: Progress | None = None,
-) -> Path | Manifest:
+) -> Path | Manifest | BuildPlan:
     """Build an engine.
 
-    The same graph, options and tools give the same bytes.
+    For the CPU, the same graph, options and tools give the same bytes.
 
     Args:
         graph: The ONNX file.
         output: Engine file to write; the graph's name with `.engine` if not given. The manifest
             goes beside it.
-        engine: `cpu`, or `auto` for the best engine there is.
+        engine: `cpu`, `tensorrt`, or `auto`: TensorRT where it is installed and there is a GPU,
+            or where `tensorrt` is given.
         table: Calibration table of the graph, for a `precision` with INT8 in it.
         precision: Precision to write into the graph on the way, as `quantize` takes it.
-        dry_run: Do everything but write.
-        threads: Threads the engine shall use on any machine; by default all physical cores of
+        dry_run: Write no engine. For the CPU everything else is done; for TensorRT, which need not
+            be there, the build is planned.
+        verify: Check the engine against the graph and against itself before it is written, see
+            `edgeattn.engine.verify`.
+        threads: Threads the CPU engine shall use on any machine; by default all physical cores of
             the machine it is loaded on.
+        tensorrt: What is asked of a TensorRT build.
         progress: Called with steps done, steps in all, and the step at hand.
 
     Returns:
-        The engine file; for a dry run the manifest that it would have.
+        The engine file; for a dry run the manifest that it would have, or the plan of the build.
 
     Raises:
         ArtifactError: If a file is missing, or the output cannot be written.
-        BuildError: If the options contradict each other or the engine is unknown.
+        BuildError: If the options contradict each other, the engine is unknown, TensorRT cannot
+            build the graph as asked, or the engine fails a check.
         EngineError: If the engine refuses the graph.
         GraphError: If the graph is malformed, or a weight is NaN or infinite.
         MissingDependencyError: If the engine asked for is not installed.
+        PluginError: If the graph needs a plugin library that is not here or does not fit.
         TableError: If the table belongs to another graph.
+        TargetError: If the target named is unknown.
     """
-    _check_engine(engine)
+    kind, choice = _choose_engine(engine, dry_run=dry_run, is_for_tensorrt=tensorrt is not None)
     if table is not None and precision is None:
         raise BuildError("a table was given but no precision", "give a precision too")
+    if threads is not None and kind == "tensorrt":
+        raise BuildError("threads were given, and a TensorRT engine has none", "use engine cpu")
     graph = Path(graph)
     output = graph.with_suffix(".engine") if output is None else Path(output)
     if not dry_run:
@@ -100,29 +124,53 @@ def build(
         check_writable(manifest_path(output))
     if output.exists() and graph.exists() and output.samefile(graph):
         raise ArtifactError(f"the output {output} is the graph to build", "choose another output")
-    step = _Steps(progress, 4 if precision else 3)
     parents = {"graph": Parent(graph.name, graph_sha256(graph))}
+    step = _Steps(progress, 3 + bool(precision) + verify)
     # Beside the output, so that large weights are written once and moved into place.
     with tempfile.TemporaryDirectory(
         prefix=".edgeattn-", dir=None if dry_run else output.absolute().parent
-    ) as folder:
-        source = graph
+    ) as name:
+        folder, source = Path(name), graph
         if precision is not None:
             from edgeattn.calibration.quantize import quantize
 
             step("quantize")
-            source = Path(folder) / graph.name
+            source = folder / graph.name
             quantize(graph, source, table=table, precision=precision)
             if table is not None:
                 parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
         step("read the graph")
         model = load_graph(source)
+        if kind == "tensorrt":
+            from edgeattn.engine.tensorrt.prepare import plan_build
+            from edgeattn.engine.tensorrt.request import TensorRtRequest
+
+            request = tensorrt or TensorRtRequest()
+            if dry_run:
+                return plan_build(model, parents, request, graph=graph, output=output)
+            from edgeattn.engine.tensorrt.engine_file import build_engine
+
+            return build_engine(
+                model,
+                parents,
+                request,
+                source=source,
+                output=output,
+                folder=folder,
+                verify=verify,
+                progress=progress,
+            )
         step("lower and try it")
-        weights = Path(folder) / (output.name + ".data")
+        weights = folder / (output.name + ".data")
         asked = {"threads": threads, "precision": precision}
         options = {name: value for name, value in asked.items() if value is not None}
         lowered = lower(model, parents, weights=weights, options=options)
-        lowered.open().close()
+        report = ({"engine_choice": choice} if choice else {}) | lowered.manifest.report
+        with lowered.open() as opened:
+            if verify:
+                step("verify")
+                report["verify"] = require_verified(opened, source)
+        lowered = replace(lowered, manifest=replace(lowered.manifest, report=report))
         if dry_run:
             return lowered.manifest
         step("write")
@@ -131,17 +179,44 @@ def build(
     return output
 
 
-def _check_engine(engine: str) -> None:
+def _choose_engine(engine: str, *, dry_run: bool, is_for_tensorrt: bool) -> tuple[Kind, str]:
+    """Settle what runs the engine; in words too, where `auto` falls back on the CPU.
+
+    Raises:
+        BuildError: If the engine is unknown, or options of TensorRT are given for the CPU.
+        MissingDependencyError: If it is to be TensorRT, which is not installed.
+    """
+    is_installed = importlib.util.find_spec("tensorrt") is not None
+    if engine == "cpu" and is_for_tensorrt:
+        raise BuildError(
+            "options of TensorRT were given for the engine cpu",
+            "use engine tensorrt, or leave them out",
+        )
+    if engine == "auto" and is_for_tensorrt:
+        engine = "tensorrt"
+    elif engine == "auto":
+        why_not = _why_not_tensorrt(is_installed)
+        if why_not:
+            return "cpu", f"cpu, since {why_not}"
+        engine = "tensorrt"
+    if engine == "tensorrt" and not is_installed and not dry_run:
+        raise MissingDependencyError(
+            "a TensorRT engine cannot be built here: TensorRT is not installed",
+            "install it from JetPack or NVIDIA's repository, use the engine cpu, or plan the build "
+            "with --dry-run",
+        )
     if engine == "tensorrt":
-        if importlib.util.find_spec("tensorrt") is None:
-            raise MissingDependencyError(
-                "a TensorRT engine cannot be built here: TensorRT is not installed",
-                "install it from JetPack or NVIDIA's repository, or use the engine cpu",
-            )
-        raise BuildError("this version of edgeattn builds no TensorRT engines", "use cpu")
-    if engine not in ("auto", "cpu"):
-        known = ("auto", "cpu", "tensorrt")
-        raise BuildError(f"there is no engine {engine}", near_misses(engine, known))
+        return "tensorrt", ""
+    if engine == "cpu":
+        return "cpu", ""
+    known = ("auto", "cpu", "tensorrt")
+    raise BuildError(f"there is no engine {engine}", near_misses(engine, known))
+
+
+def _why_not_tensorrt(is_installed: bool) -> str:
+    if not is_installed:
+        return "TensorRT is not installed here"
+    return "" if local_architectures() else "there is no GPU here"
 
 
 def _write(output: Path, lowered: LoweredGraph, weights: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from edgeattn.arrays import LABEL_KEY
 from edgeattn.artifacts import Manifest
 from edgeattn.engine.base import BoundQuery, Engine, TensorSpec
 from edgeattn.engine.batches import BATCH_SIZE, batches, fixed_batch_size, run_samples
+from edgeattn.engine.load import engine_target
 from edgeattn.engine.random_inputs import random_inputs
 from edgeattn.errors import DataError, EngineError
 from edgeattn.graph.compare import (
@@ -23,8 +24,11 @@ from edgeattn.graph.compare import (
 )
 from edgeattn.profiling.conditions import Condition
 from edgeattn.profiling.measure import DURATION_S, ITERATIONS, WARM_UP_MS, measure_interleaved
-from edgeattn.profiling.profile import HOST_MODE, engine_parent, opened
+from edgeattn.profiling.profile import HOST_MODE, engine_parent, latency_mode, opened
 from edgeattn.profiling.stats import LatencyStats
+
+if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -126,6 +130,7 @@ def compare(
     warm_up_ms: float = WARM_UP_MS,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
+    tensorrt: TensorRtRunOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -146,7 +151,8 @@ def compare(
         duration_s: Least time to time each engine.
         warm_up_ms: Time to run each without timing before.
         shapes: Shapes of random inputs, for those with free dimensions.
-        threads: Threads to load files with.
+        threads: Threads to load files of CPU engines with.
+        tensorrt: How to load files of TensorRT engines.
         seed: Seed of the random inputs.
         progress: Called with steps done, steps in all (if known), and the step at hand.
 
@@ -158,7 +164,8 @@ def compare(
     """
     conditions = [Condition.parse(text, FIGURES) for text in fail_if]
     options: dict[str, Any] = {"fail_if": list(fail_if), "batch_size": batch_size}
-    with opened(a, threads) as engine_a, opened(b, threads) as engine_b:
+    of_a, of_b = _loading([a, b], threads, tensorrt)
+    with opened(a, *of_a) as engine_a, opened(b, *of_b) as engine_b:
         to_b = _pairs("inputs", engine_a, engine_b)
         from_b = {theirs: ours for ours, theirs in _pairs("outputs", engine_a, engine_b).items()}
         if inputs is None:
@@ -186,6 +193,7 @@ def compare(
             for side, engine in (("a", engine_a), ("b", engine_b))
             for role, parent in engine_parent(engine).items()
         }
+        modes = dict.fromkeys(latency_mode(engine) for engine in (engine_a, engine_b))
     comparison = Comparison(
         manifest=Manifest("report", parents, options=options),
         num_samples=len(next(iter(outputs_a.values()))),
@@ -195,10 +203,24 @@ def compare(
         latency_a=latencies.get("a"),
         latency_b=latencies.get("b"),
         inputs={name: array.shape for name, array in batch.items()},
+        mode="; against ".join(modes),
     )
     figures = comparison.figures()
     violations = [f"{c}: it is {figures[c.name]:g}" for c in conditions if c.holds(figures)]
     return replace(comparison, violations=tuple(violations))
+
+
+def _loading(
+    engines: Sequence[Engine | Path | str],
+    threads: int | None,
+    tensorrt: TensorRtRunOptions | None,
+) -> list[tuple[int | None, TensorRtRunOptions | None]]:
+    """Give each engine the options of its kind, where the kinds differ; else all, to be judged."""
+    files = [Path(engine) for engine in engines if isinstance(engine, Path | str)]
+    if len({engine_target(file) for file in files}) < 2:
+        return [(threads, tensorrt)] * len(engines)
+    targets = [engine_target(file) for file in files]
+    return [(None, tensorrt) if target == "tensorrt" else (threads, None) for target in targets]
 
 
 def _pairs(what: Literal["inputs", "outputs"], first: Engine, second: Engine) -> dict[str, str]:

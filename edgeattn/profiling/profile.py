@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,17 @@ from edgeattn.profiling.environment import Environment, collect_environment
 from edgeattn.profiling.measure import DURATION_S, ITERATIONS, WARM_UP_MS, Measurement, measure
 from edgeattn.profiling.stats import LatencyStats
 
+if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.load import TensorRtRunOptions
+
 Progress = Callable[[int, "int | None", str], None]
 
 # trtexec warns from here on.
 _MAX_CV_PERCENT = 2.5
 
-# What the figures mean. An engine on a device adds modes with copies and CUDA graphs.
+# What the figures mean. Whether a device's query is a CUDA graph stands in the engine's settings.
 HOST_MODE = "host: one query at a time, inputs and outputs in place, no copies"
+DEVICE_MODE = "device: one query at a time, host-to-device copy, compute and device-to-host copy"
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ def profile(
     output: Path | str | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
+    tensorrt: TensorRtRunOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyReport:
@@ -138,7 +143,8 @@ def profile(
         warm_up_ms: Time to run without timing before.
         output: Report to write, `NAME.profile.json`.
         shapes: Shapes of random inputs, for those with free dimensions.
-        threads: Threads to load a file with.
+        threads: Threads to load the file of a CPU engine with.
+        tensorrt: How to load the file of a TensorRT engine.
         seed: Seed of the random inputs.
         progress: Called with steps done, steps in all, and the step at hand.
 
@@ -154,7 +160,7 @@ def profile(
         "duration_s": duration_s,
         "warm_up_ms": warm_up_ms,
     }
-    with opened(engine, threads) as loaded:
+    with opened(engine, threads, tensorrt) as loaded:
         if inputs is None:
             inputs = random_inputs(loaded.inputs, shapes, seed)
             options["random_inputs_seed"] = seed
@@ -182,12 +188,16 @@ def read_report(path: Path | str) -> LatencyReport:
 
 
 @contextlib.contextmanager
-def opened(engine: Engine | Path | str, threads: int | None = None) -> Iterator[Engine]:
+def opened(
+    engine: Engine | Path | str,
+    threads: int | None = None,
+    tensorrt: TensorRtRunOptions | None = None,
+) -> Iterator[Engine]:
     """Load the file of an engine for the length of a block; an engine passes through."""
     if not isinstance(engine, Path | str):
         yield engine
         return
-    with load(engine, threads=threads) as loaded:
+    with load(engine, threads=threads, tensorrt=tensorrt) as loaded:
         yield loaded
 
 
@@ -195,6 +205,11 @@ def engine_parent(engine: Engine) -> dict[str, Parent]:
     """Name what an engine is by hash: its file, or what it was made from in memory."""
     files = [Parent(name, sha256) for name, sha256 in engine.manifest.files.items()]
     return {"engine": files[0]} if files else dict(engine.manifest.parents)
+
+
+def latency_mode(engine: Engine) -> str:
+    """Say what the latency of an engine holds."""
+    return HOST_MODE if engine.manifest.target in ("", "cpu") else DEVICE_MODE
 
 
 def _report(
@@ -209,7 +224,7 @@ def _report(
         manifest=Manifest(
             "report", engine_parent(engine), target=engine.manifest.target, options=options
         ),
-        mode=HOST_MODE,
+        mode=latency_mode(engine),
         settings=engine.settings,
         inputs={name: array.shape for name, array in inputs.items()},
         latency=latency,

@@ -114,7 +114,10 @@ def build_for(
 def _release(board: Target | None, jetpack: str | None) -> JetPack | None:
     """Find the release that was named, else the newest one of the board."""
     if jetpack and not board:
-        raise BuildError(f"JetPack {jetpack} is for a board, and none is named", "add --target")
+        raise BuildError(
+            f"JetPack {jetpack} is for a board, and none is named",
+            "add --target BOARD; `edgeattn targets` lists them",
+        )
     if board is None:
         return None
     return board.jetpack(jetpack) if jetpack else (board.jetpacks or (None,))[-1]

@@ -1,0 +1,189 @@
+"""A TensorRT engine's file: planned, or built, proven, and written with its manifest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeattn.artifacts import Manifest, Parent, atomic_artifact, sha256_of_file, tool_versions
+from edgeattn.engine.tensorrt.autotune import autotune_attention
+from edgeattn.engine.tensorrt.build import TensorRtBuild, build_plan
+from edgeattn.engine.tensorrt.build_report import make_build_report
+from edgeattn.engine.tensorrt.destination import Destination, build_for
+from edgeattn.engine.tensorrt.gpu import identify_gpu
+from edgeattn.engine.tensorrt.log import CapturedLog
+from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt
+from edgeattn.engine.tensorrt.plan import log_path
+from edgeattn.engine.tensorrt.precision import PrecisionShares, check_required_precision
+from edgeattn.engine.tensorrt.prepare import Prepared, prepare
+from edgeattn.engine.tensorrt.request import TensorRtRequest
+from edgeattn.engine.tensorrt.run import TensorRtEngine
+from edgeattn.engine.verified import require_verified
+from edgeattn.errors import EdgeAttnError
+from edgeattn.graph.files import input_specs
+
+Progress = Callable[[int, "int | None", str], None]
+
+_log = logging.getLogger(__name__)
+
+
+def build_engine(
+    model: onnx.ModelProto,
+    parents: Mapping[str, Parent],
+    request: TensorRtRequest,
+    *,
+    source: Path,
+    output: Path,
+    folder: Path,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Build an engine, prove what it is, and write it with its manifest.
+
+    What TensorRT said goes to a log beside the engine, whether it could be built or not.
+
+    Args:
+        model: The typed graph.
+        parents: Files it was made from.
+        request: What is asked for.
+        source: File of the typed graph.
+        output: The engine to write.
+        folder: Temporary folder on the same file system.
+        verify: Build it twice, and check it against the graph, the CPU and the second build.
+        progress: Called with steps done, steps in all, and the step at hand.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ArtifactError: If a file cannot be written.
+        BuildError: If TensorRT cannot build it as asked, or it is not what was asked for.
+        EngineError: If CUDA fails.
+        GraphError: If the graph is malformed, or a weight is NaN or infinite.
+        MissingDependencyError: If TensorRT or pycuda cannot be imported.
+        PluginError: If the plugin library is missing or does not fit.
+        TargetError: If the target is unknown.
+    """
+    where = build_for(request.target, request.jetpack, request.tensorrt_version)
+    prepared = prepare(model, parents, request, where)
+    for fault in prepared.lowered.faults:
+        _log.warning("TensorRT %s: %s", where.version, fault)
+    log = CapturedLog()
+    try:
+        built, lowered, tuned = _build(
+            model, prepared, request, folder / output.name, log, progress
+        )
+    except EdgeAttnError as err:
+        raise _with_log(err, log, output) from err
+    log.write(log_path(output))
+    report = make_build_report(built, lowered, prepared.options.profiles) | tuned
+    report |= {"gpu": asdict(identify_gpu(prepared.options.device))}
+    report |= {"plugin": [_describe_plugin(path) for path in built.used_plugin_libraries]}
+    if request.require_precision:
+        shares = PrecisionShares.from_dict(report["precision"])
+        check_required_precision(shares, request.require_precision)
+    manifest = _manifest(model, parents, request, prepared, where, report)
+    if verify:
+        checks = _verify(built, manifest, lowered, prepared, source, progress)
+        manifest = replace(manifest, report=report | {"verify": checks})
+    with atomic_artifact(output, manifest) as (plan,):
+        built.plan.replace(plan)
+    return output
+
+
+def _build(
+    model: onnx.ModelProto,
+    prepared: Prepared,
+    request: TensorRtRequest,
+    plan: Path,
+    log: CapturedLog,
+    progress: Progress | None,
+) -> tuple[TensorRtBuild, LoweredForTensorRt, dict[str, Any]]:
+    """Build the plan, or the fastest of several; returns its graph and what autotuning found."""
+    options, lowered = prepared.options, prepared.lowered
+    if not request.autotune_attention:
+        built = build_plan(lowered, options, plan, progress=progress, log=log)
+        return built, lowered, {}
+    tuned = autotune_attention(
+        model, options, plan.parent, version=lowered.version, progress=progress, log=log
+    )
+    return tuned.build, tuned.lowered, {"autotune": tuned.to_dict()}
+
+
+def _with_log(err: EdgeAttnError, log: CapturedLog, output: Path) -> EdgeAttnError:
+    """Keep what TensorRT said before a build failed, and tell where."""
+    if not log.lines:
+        return err
+    log.write(log_path(output))
+    hint = f"{err.hint}; all that TensorRT said is in {log_path(output)}".removeprefix("; ")
+    return type(err)(err.message, hint)
+
+
+def _describe_plugin(path: Path) -> dict[str, str]:
+    return {"file": str(path), "sha256": sha256_of_file(path)}
+
+
+def _manifest(
+    model: onnx.ModelProto,
+    parents: Mapping[str, Parent],
+    request: TensorRtRequest,
+    prepared: Prepared,
+    where: Destination,
+    report: dict[str, Any],
+) -> Manifest:
+    options = {
+        "engine": "tensorrt",
+        "precision": prepared.lowered.precision,
+        "inputs": [asdict(spec) for spec in input_specs(model)],
+        "attention": "autotuned" if request.autotune_attention else request.attention,
+        "are_shapes_exported": prepared.are_shapes_exported,
+        "require_precision": request.require_precision,
+        "tensorrt": prepared.options.to_dict(),
+    }
+    if where.target:
+        options["target"] = where.target.name
+    return Manifest(
+        "engine",
+        dict(parents),
+        target="tensorrt",
+        options=options,
+        report=report,
+        tools=tool_versions() | {"tensorrt": str(where.version)},
+    )
+
+
+def _verify(
+    built: TensorRtBuild,
+    manifest: Manifest,
+    lowered: LoweredForTensorRt,
+    prepared: Prepared,
+    source: Path,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Build it again, and check the engine against the graph, the CPU and the second build."""
+    options = prepared.options
+    again = build_plan(lowered, options, built.plan.with_name("again.plan"), progress=progress)
+    opened: dict[str, Any] = {
+        "plugin": built.used_plugin_libraries[0] if built.used_plugin_libraries else None,
+        "device": options.device,
+    }
+    first = options.profiles[0]
+    shapes = [first.opt, *(each for each in (first.min, first.max) if each != first.opt)]
+    with (
+        TensorRtEngine(built.plan, manifest, **opened) as engine,
+        TensorRtEngine(built.plan, manifest, cuda_graph=False, **opened) as without_graph,
+        TensorRtEngine(again.plan, manifest, **opened) as second_build,
+    ):
+        return require_verified(
+            engine,
+            source,
+            shapes=tuple(shapes),
+            without_graph=without_graph,
+            second_build=second_build,
+            progress=progress,
+        )
