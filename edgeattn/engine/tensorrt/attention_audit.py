@@ -2,7 +2,8 @@
 
 The verdict rests on the layers that the engine's inspector names for the attention's nodes:
 
-    plugin   a plugin layer comes from the attention's node
+    plugin   a plugin layer comes from the attention's node; or a layer bears its very name, which
+             nothing else can: TensorRT has no operator of that type
     fused    one layer whose kernel is known for fused attention (`layer_kinds`) comes from all of
              the nodes that have to be in one kernel: both products and the softmax, or the one
              attention operator
@@ -24,6 +25,7 @@ from edgeattn.engine.tensorrt.inspector import EngineInfo, EngineLayer
 from edgeattn.engine.tensorrt.layer_kinds import (
     COMPUTE_KINDS,
     PRODUCT_KINDS,
+    LayerKind,
     is_fused_attention,
     is_same_type,
     kind_of_layer,
@@ -103,7 +105,9 @@ class _Audit:
         # Reformats and moves of an operand name its node too; they compute nothing.
         self._computing = [layer for layer, kind in named if kind in COMPUTE_KINDS]
         self._products = [layer for layer, kind in named if kind in PRODUCT_KINDS]
-        self._plugins = [layer for layer, kind in named if kind == "plugin"]
+        self._plugins = [
+            layer for layer, kind in named if kind == "plugin" or self._bears_our_name(layer, kind)
+        ]
         self._fused = [layer for layer, kind in named if kind == "attention"]
         self._boxes = [layer for layer, kind in named if kind == "opaque"]
         self._boxes += [
@@ -138,6 +142,9 @@ class _Audit:
         if in_pieces and self._is_detailed and not (self._plugins or self._fused):
             return "unfused", self._computing
         return "unknown", self._computing or self._boxes
+
+    def _bears_our_name(self, layer: EngineLayer, kind: LayerKind) -> bool:
+        return self._attention.way == "plugin" and kind == "other" and layer.name in self._core
 
     @property
     def _is_detailed(self) -> bool:

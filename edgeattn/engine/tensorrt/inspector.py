@@ -209,6 +209,8 @@ def parse_engine_info(text: str) -> EngineInfo:
     Raises:
         ArtifactError: If it is not such a text.
     """
+    if not text.strip():
+        raise _malformed("it is empty")
     try:
         # Not strict: control characters part the entries of metadata.
         values = json.loads(text, strict=False)

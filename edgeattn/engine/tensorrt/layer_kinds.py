@@ -62,6 +62,7 @@ _CONTROL_TYPES = {
     "wait",
 }
 
+_QUANTIZE_TYPES = {"quantize", "dequantize"}
 _PRODUCT_TYPES = re.compile(
     r"conv(?!ert)|gemm|gemv|matmul|matrixmultiply|fullyconnected", re.IGNORECASE
 )
@@ -119,8 +120,10 @@ def kind_of_layer(layer: EngineLayer) -> LayerKind:
         return "attention"
     if "plugin" in layer_type:
         return "plugin"
+    if layer_type in _QUANTIZE_TYPES or layer.raw.get("Origin") == "QDQ":
+        return "quantize"
     if layer_type == "reformat" or layer.name.startswith("Reformatting CopyNode"):
-        return "quantize" if layer.raw.get("Origin") == "QDQ" else "reformat"
+        return "reformat"
     if layer_type in _CONTROL_TYPES:
         return "control"
     if layer.foreign_range is not None:

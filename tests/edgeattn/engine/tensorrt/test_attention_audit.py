@@ -42,6 +42,17 @@ def test_a_plugin_layer_of_the_node_is_the_plugin():
     assert finding == AttentionFinding(ATTENTION, "plugin", (ATTENTION,), "int8", ())
 
 
+def test_a_layer_of_our_node_s_very_name_is_the_plugin_where_no_type_is_told():
+    text = json.dumps({"Layers": ["/qkv/MatMul", ATTENTION], "Bindings": []})
+    finding = audit(PLUGIN, text)
+    assert (finding.verdict, finding.layers, finding.dtype) == ("plugin", (ATTENTION,), "")
+    # A matrix product is none, whatever its name; nor is a node of the standard.
+    gemm = {"Name": ATTENTION, "LayerType": "gemm", "Metadata": f"[ONNX Layer: {ATTENTION}]"}
+    assert audit(PLUGIN, json.dumps({"Layers": [gemm], "Bindings": []})).verdict == "unknown"
+    softmax = json.dumps({"Layers": ["a/op"], "Bindings": []})
+    assert audit(written("a", "op", way="attention"), softmax).verdict == "unknown"
+
+
 def test_one_fused_kernel_of_both_products_and_the_softmax_is_fused():
     first = block("/blocks.0/attn")
     finding = audit(first, read("window_native_11x"), dict.fromkeys(first.core, "int8"))

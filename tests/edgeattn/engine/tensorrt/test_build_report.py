@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgeattn.artifacts import Manifest
+from edgeattn.engine.tensorrt.build import TensorRtBuild
 from edgeattn.engine.tensorrt.build_report import describe_report, make_build_report
 from edgeattn.engine.tensorrt.log import CapturedLog
 from edgeattn.engine.tensorrt.options import ShapeProfile
@@ -32,12 +32,12 @@ PROFILE = ShapeProfile(
 )
 
 
-def built(inspector: str, *warnings: str) -> Any:
-    """Give what a build gave, as far as the report reads it."""
+def built(inspector: str, *warnings: str) -> TensorRtBuild:
     log = CapturedLog()
     for warning in warnings:
         log.add("warning", warning)
-    return SimpleNamespace(
+    return TensorRtBuild(
+        plan=Path("block.engine"),
         inspector=inspector,
         log=log,
         seconds=312.04,

@@ -187,7 +187,8 @@ def layers(**fields: Any) -> str:
 
 
 MALFORMED = {
-    "": "it is no JSON",
+    "": "it is empty",
+    "{'Layers': []}": "it is no JSON",
     '{"Layers": [': "it is no JSON",
     "null": "it is missing, not an object",
     "[]": "it is a list, not an object",

@@ -125,6 +125,7 @@ def test_a_name_that_a_model_could_have_is_no_evidence(name, tactic):
     ("layer", "kind"),
     [
         ({"Name": "a", "LayerType": "PluginV2"}, "plugin"),
+        ({"Name": "a", "LayerType": "Dequantize"}, "quantize"),
         ({"Name": "a", "LayerType": "MatrixMultiply"}, "product"),
         ({"Name": "a", "LayerType": "CaskDeconvolutionV2"}, "product"),
         ({"Name": "a", "LayerType": "CaskGemmConvolution"}, "product"),
