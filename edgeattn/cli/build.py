@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeattn.cli.artifact import print_written
-from edgeattn.cli.console import print_json
+from edgeattn.cli.console import print_json, print_table, size
 from edgeattn.cli.options import FILE, PRECISIONS, GraphVerb, json_option, output_option
 from edgeattn.cli.progress import working
 from edgeattn.cli.tensorrt_options import tensorrt_options
 
 if TYPE_CHECKING:
+    from edgeattn.artifacts import Manifest
     from edgeattn.engine.tensorrt.plan import BuildPlan
     from edgeattn.engine.tensorrt.request import TensorRtRequest
 
@@ -79,10 +80,18 @@ def command(
     }
     with working() as progress:
         built = edgeattn.build(graph, output, progress=progress, **options)
-    if isinstance(built, Manifest):
+    if isinstance(built, Path):
+        manifest = read_manifest(built, verify=False)
+        if manifest.target == "tensorrt" and not as_json:
+            _print_tensorrt(built, manifest)
+        else:
+            print_written(built, manifest, as_json)
+        if not as_json:
+            _print_checks(manifest)
+    elif isinstance(built, Manifest):
         print_written(None, built, as_json)
-    elif isinstance(built, Path):
-        print_written(built, read_manifest(built, verify=False), as_json)
+        if not as_json:
+            _print_checks(built)
     else:
         _print_plan(built, as_json)
 
@@ -94,3 +103,20 @@ def _print_plan(plan: BuildPlan, as_json: bool) -> None:
         print_json(plan.to_dict())
     else:
         click.echo("\n".join(plan_lines(plan)))
+
+
+def _print_tensorrt(path: Path, manifest: Manifest) -> None:
+    """Say what was built, beside what was asked for."""
+    from edgeattn.engine.tensorrt.build_report import describe_report
+
+    click.echo(f"wrote {path} ({size(path.stat().st_size)})")
+    autotune = manifest.report.get("autotune", {"ways": []})
+    lines = [f"attention {w['way']}: {w['outcome']}, {w['reason']}" for w in autotune["ways"]]
+    for line in [*describe_report(manifest.report), *lines]:
+        click.echo(f"  {line}")
+
+
+def _print_checks(manifest: Manifest) -> None:
+    rows = [(c["name"], c["verdict"], c["detail"]) for c in manifest.report.get("verify", [])]
+    if rows:
+        print_table(("check", "verdict", "found"), rows)

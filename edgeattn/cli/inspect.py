@@ -55,7 +55,10 @@ def command(
         print_json(described)
         return
     attention, ranges = described.pop("attention", []), described.pop("ranges", [])
+    lines = _tensorrt_lines(described.get("manifest", {}))
     print_fields(described)
+    for line in lines:
+        click.echo(line)
     if ranges:
         columns = ("tensor", "method", "largest", "amax", "clipped %", "scale")
         print_table(columns, map(_range_row, ranges))
@@ -66,6 +69,15 @@ def command(
             for g, group in enumerate(node["groups"])
         ]
         print_table(("attention node", "heads", "window", "shift", "mode", "dilation"), rows)
+
+
+def _tensorrt_lines(manifest: dict[str, Any]) -> list[str]:
+    """Take the report of a TensorRT engine out of its manifest; returns it in lines."""
+    if manifest.get("target") != "tensorrt" or "precision" not in manifest.get("report", {}):
+        return []
+    from edgeattn.engine.tensorrt.build_report import describe_report
+
+    return describe_report(manifest.pop("report"))
 
 
 def _group_row(group: dict[str, Any]) -> tuple[str, ...]:

@@ -151,7 +151,8 @@ def _settings(plan: BuildPlan) -> Iterator[str]:
     options = plan.options
     weak = options["implicit_int8"] or options["dla_core"] is not None
     yield "types chosen by TensorRT" if weak else "strongly typed"
-    yield f"optimization level {options['optimization_level'] or '3 (the default)'}"
+    level = options["optimization_level"]
+    yield f"optimization level {'3 (the default)' if level is None else level}"
     yield "TF32 on" if options["tf32"] else "TF32 off"
     yield f"layer report {options['profiling_verbosity'].replace('_', ' ')}"
     for name in _FLAGS:

@@ -81,6 +81,8 @@ def _with_shapes(options: TensorRtOptions, model: onnx.ModelProto) -> tuple[Tens
         for entry in described
         if all(isinstance(dim, int) for dim in entry.get("shape", [""]))
     }
+    if not shapes:
+        return options, False
     return replace(options, profiles=(ShapeProfile(opt=shapes),)), True
 
 
