@@ -25,7 +25,7 @@ References:
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 from edgeattn.engine.tensorrt.inspector import EngineLayer, dtype_of_words
 
@@ -40,7 +40,6 @@ LayerKind = Literal[
     "opaque",
     "other",
 ]
-LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 
 # Those that do the model's arithmetic, and those of them with matrix products.
 COMPUTE_KINDS: frozenset[LayerKind] = frozenset({"attention", "plugin", "product", "other"})
@@ -68,7 +67,7 @@ _PRODUCT_TYPES = re.compile(
 )
 
 # Myelin names its kernels after the operators in them: __myl_TranReshMove_myl3_3.
-_MYELIN = re.compile(r"__myl_(?:bb[0-9]+_[0-9]+_)?((?:[A-Z][a-z]+)+)")
+_MYELIN = re.compile(r"__myl_(?:bb[0-9]+_[0-9]+_)?((?:[A-Z][a-z]+)+)(?:_|$)")
 _PRODUCT_OPERATORS = {"Conv", "Fc", "Gemm"}
 _MOVING_OPERATORS = {
     "Cas",

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
-# What `--require-precision` takes, and numpy's name of each.
-REQUIRED_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+# What `--require-precision` takes, the smallest first, and numpy's name of each.
+REQUIRED_DTYPES = {"int8": "int8", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 _NAMED = 5  # as many of a kind are named in an error
 
@@ -176,31 +176,34 @@ def check_required_precision(shares: PrecisionShares, required: str) -> None:
 
     Args:
         shares: As `precision_shares` gives them.
-        required: `fp32`, `fp16`, `bf16` or `int8`, or several with `+` between them, each of which
-            is required.
+        required: `fp32`, `fp16`, `bf16` or `int8`, or several with `+` between them: each is
+            required where the graph has it, and it has to have the smallest.
 
     Raises:
         BuildError: If it does not, or the precision is unknown.
     """
-    for name in required.split("+"):
+    names = required.split("+")
+    for name in names:
         if name not in REQUIRED_DTYPES:
             known = ", ".join(REQUIRED_DTYPES)
             raise BuildError(
                 f"{name!r} is no precision to require; expected {known}",
                 "join several with +: int8+fp16",
             )
+    smallest = next(name for name in REQUIRED_DTYPES if name in names)
+    if not shares.asked.get(REQUIRED_DTYPES[smallest]):
+        asked = ", ".join(f"{count} in {each}" for each, count in shares.asked.items())
+        raise BuildError(
+            f"{smallest} was required, but the graph asks for {REQUIRED_DTYPES[smallest]} in none "
+            f"of its products ({asked or 'it has none'})",
+            f"write it into the graph first: edgeattn quantize --precision {required}",
+        )
+    for name in names:
         _check(shares, name, REQUIRED_DTYPES[name])
 
 
 def _check(shares: PrecisionShares, name: str, dtype: str) -> None:
     total = shares.asked.get(dtype, 0)
-    if not total:
-        asked = ", ".join(f"{count} in {each}" for each, count in shares.asked.items())
-        raise BuildError(
-            f"{name} was required, but the graph asks for {dtype} in none of its products "
-            f"({asked or 'it has none'})",
-            f"write it into the graph first: edgeattn quantize --precision {name}",
-        )
     changed = [each for each in shares.changed if each.asked == dtype]
     if changed:
         raise BuildError(
@@ -240,17 +243,19 @@ class _Finder:
         found = self._layers.get(node, [])
         # A kernel that prepares a factor names the node too; products are surer than others.
         for kinds in (PRODUCT_KINDS, COMPUTE_KINDS, {"opaque"}):
-            layers = [layer for layer, kind in found if kind in kinds]
+            layers = [(layer, kind) for layer, kind in found if kind in kinds]
             if layers:
                 break
-        dtypes = {_precision(layer) for layer in layers} or {UNKNOWN}
-        if dtypes == {UNKNOWN} and all(kind_of_layer(layer) == "plugin" for layer in layers):
-            # Strong typing leaves a plugin no choice, and engines of dynamic shapes tell no types.
-            dtypes = {asked} if layers else dtypes
+        dtypes = {
+            # Engines of dynamic shapes may tell no types; strong typing leaves a plugin no choice.
+            asked if kind == "plugin" and not precision_of_layer(layer) else _precision(layer)
+            for layer, kind in layers
+        }
         # All have to be as asked. One that differs is a fact, whatever others do not show.
         others = sorted(dtypes - {asked, UNKNOWN})
-        got = others[0] if others else UNKNOWN if UNKNOWN in dtypes else asked
-        return Product(node, asked, got, tuple(layer.name for layer in layers))
+        as_asked = asked if dtypes == {asked} else UNKNOWN
+        got = others[0] if others else as_asked
+        return Product(node, asked, got, tuple(layer.name for layer, _ in layers))
 
 
 def _is_changed(product: Product) -> bool:

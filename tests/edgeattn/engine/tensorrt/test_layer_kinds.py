@@ -132,6 +132,7 @@ def test_a_name_that_a_model_could_have_is_no_evidence(name, tactic):
         ({"Name": "__myl_FcMulAdd_myl0_1", "LayerType": "kgen"}, "product"),
         ({"Name": "__myl_CastMulCast_myl0_1", "LayerType": "kgen"}, "other"),
         ({"Name": "__myl_Cast_myl0_1", "LayerType": "kgen"}, "move"),
+        ({"Name": "__myl_TranBF16Mul_myl0_1", "LayerType": "kgen"}, "other"),
         ({"Name": "__myl_bb1_2_TraSliSliResTraResMovSli", "LayerType": "kgen"}, "move"),
         ({"Name": "__myl_TraConSinCos_myl0_1", "LayerType": "kgen"}, "other"),
         ({"Name": "{ForeignNode[a...b]}", "LayerType": "Myelin"}, "opaque"),

@@ -143,6 +143,24 @@ def test_a_graph_without_int8_never_passes_for_int8():
         check_required_precision(precision_shares(read("window_plugin_int8_10x"), {}), "int8")
 
 
+def test_of_several_precisions_the_graph_has_to_have_the_smallest():
+    info = read("window_plugin_int8_10x")
+    only_int8 = precision_shares(info, {QKV: "int8", PROJ: "int8"})
+    for required in ("int8", "int8+fp16", "fp16+int8", "bf16+int8"):
+        check_required_precision(only_int8, required)
+    with pytest.raises(BuildError, match="fp16 was required, but the graph asks for float16 in no"):
+        check_required_precision(only_int8, "fp16")
+    only_half = precision_shares(info, {HEAD: "float16"})
+    check_required_precision(only_half, "fp16")
+    with pytest.raises(BuildError, match="int8 was required"):
+        check_required_precision(only_half, "int8+fp16")
+    # Each is required where the graph has it.
+    both = precision_shares(info, {QKV: "int8", PROJ: "float16"})
+    check_required_precision(both, "int8")
+    with pytest.raises(BuildError, match=r"fp16 was required, but 1 of the 1 .*\(int8\)"):
+        check_required_precision(both, "int8+fp16")
+
+
 def test_a_layer_that_the_engine_does_not_show_is_a_breach_too():
     shares = precision_shares(read("names_only_10x"), ASKED)
     assert {each.node for each in shares.unproven} == set(ASKED)
@@ -201,7 +219,7 @@ def test_tf32_is_as_good_as_fp32_was_asked():
 @pytest.mark.parametrize("required", ["int4", "", "int8+", "INT8"])
 def test_an_unknown_precision_is_refused(required):
     shares = precision_shares(read("window_plugin_int8_10x"), ASKED)
-    with pytest.raises(BuildError, match="is no precision to require; expected fp32, fp16"):
+    with pytest.raises(BuildError, match="is no precision to require; expected int8, fp16"):
         check_required_precision(shares, required)
 
 
