@@ -305,7 +305,8 @@ class _Books:
     def _of_written(self, written: WrittenAttention) -> LoweredAttention:
         sizes = (written.head_size, written.num_queries, written.num_keys)
         missing = [place for place in INT8_PLACES if place not in written.places]
-        if not written.places:
+        is_int8 = bool(written.places - {"output"})  # a layer behind it may read INT8 anyway
+        if not is_int8:
             obstacles = [
                 self._reason(written.label),
                 half_mha_obstacle(*sizes, pads_heads=self._pads_heads),
@@ -318,7 +319,8 @@ class _Books:
                     f"it has no Q/DQ at its {', '.join(missing)}; TensorRT wants them before both "
                     "products and after the second to fuse in INT8"
                 )
-        int8_in, int8_out = (place in written.places for place in ("queries and keys", "output"))
+        int8_in = is_int8 and "queries and keys" in written.places
+        int8_out = is_int8 and "output" in written.places
         return LoweredAttention(
             written.label,
             True,
