@@ -48,7 +48,7 @@ def told(planned: BuildPlan, name: str) -> str:
     lines = plan_lines(planned)
     start = next(i for i, line in enumerate(lines) if line.startswith(name))
     width = len(lines[start]) - len(lines[start][len(name) :].lstrip())
-    rest = [line for line in lines[start + 1 :]]
+    rest = lines[start + 1 :]
     end = next(i for i, line in enumerate(rest) if not line.startswith(" " * width))
     return "\n".join(line[width:] for line in [lines[start], *rest[:end]])
 
@@ -255,7 +255,7 @@ def test_the_lowered_graph_is_written_where_asked_and_trtexec_reads_it(graph, tm
 
 
 def test_options_that_this_tensorrt_lacks_are_refused(graph):
-    with pytest.raises(BuildError, match="10.4 can"):
+    with pytest.raises(BuildError, match=r"10\.4 can"):
         plan(graph, max_tactics=3)
 
 

@@ -1,0 +1,159 @@
+"""`edgeattn build` for TensorRT from the command line to the files, in NVIDIA's real bindings.
+
+TensorRT itself is played by `tests.tensorrt_builder_double`, the GPU by the stand-in of pycuda: what
+is shown is what is asked, written, kept and said, and nothing that TensorRT would compute.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorrt as trt
+
+from edgeattn.artifacts import manifest_path, read_manifest, sha256_of_bytes
+from edgeattn.cli.main import run
+from edgeattn.engine.tensorrt import build as build_module
+from edgeattn.engine.tensorrt import destination
+from edgeattn.engine.tensorrt.versions import TensorRtVersion
+from tests.graphs import classifier
+from tests.graphs import save as save_plain
+from tests.pycuda_standin import Ledger
+from tests.tensorrt_builder_double import PLUGIN_NODE, Script
+from tests.tensorrt_graphs import EXPORTED_SHAPE, block, save
+
+MEMORY = ("error", "Error Code 1: Cuda Runtime (out of memory)")
+
+
+@pytest.fixture
+def script(gpu: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
+    """TensorRT, played; the cache folder is the test's own."""
+    script = Script(ledger=gpu)
+    script.install(monkeypatch)
+    monkeypatch.setattr(destination, "local_architectures", lambda: (87,))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return script
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return save_plain(classifier(batch=2), tmp_path / "net.onnx")
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def build(*arguments: str) -> int:
+    return run(["build", "--engine", "tensorrt", *arguments])
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return values
+
+
+def test_engine_manifest_and_log_are_written_and_say_what_they_are(script, graph, capsys):
+    script.says = {"build": [("info", "Local timing cache in use"), ("warning", "a warning")]}
+    assert build("net.onnx", "--workspace", "64", "--json") == 0
+    engine = graph.with_name("net.engine")
+    assert engine.read_bytes() == script.plan
+    assert files(graph.parent) == {
+        *("net.onnx", "net.onnx.json", "net.engine", "net.engine.json", "net.engine.log")
+    }
+    assert "Local timing cache in use" in graph.with_name("net.engine.log").read_text()
+    manifest = read_manifest(engine)
+    assert printed(capsys) == {"file": "net.engine", **manifest.to_dict()}
+    assert (manifest.kind, manifest.target) == ("engine", "tensorrt")
+    assert manifest.files["net.engine"] == sha256_of_bytes(script.plan)
+    assert manifest.parents["graph"].file == "net.onnx"
+    version = str(TensorRtVersion.parse(trt.__version__))
+    assert manifest.tools["tensorrt"] == version
+    assert manifest.options["tensorrt"]["workspace_mib"] == 64
+    assert manifest.options["inputs"][0]["name"] == "x"
+    assert manifest.report["tensorrt"] == version
+    assert manifest.report["gpu"]["architecture"] > 0
+    assert manifest.report["plugin"] == []
+    assert manifest.report["warnings"] == ["a warning"]
+
+
+def test_people_read_the_report(script, graph, capsys):
+    assert build("net.onnx") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("wrote net.engine (600 B)\n  TensorRT ")
+
+
+def test_a_failed_build_leaves_its_log_alone_and_says_where(script, graph, capsys):
+    script.plan, script.says = None, {"build": [MEMORY]}
+    assert build("net.onnx") == 1
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert hint.endswith("all that TensorRT said is in net.engine.log")
+    assert "out of memory" in graph.with_name("net.engine.log").read_text()
+    assert files(graph.parent) == {"net.onnx", "net.onnx.json", "net.engine.log"}
+
+
+def test_an_engine_that_was_there_survives_a_failed_build(script, graph):
+    assert build("net.onnx") == 0
+    before = graph.with_name("net.engine").read_bytes()
+    script.plan, script.says = None, {"build": [MEMORY]}
+    assert build("net.onnx") == 1
+    read_manifest(graph.with_name("net.engine"))
+    assert graph.with_name("net.engine").read_bytes() == before
+
+
+def test_a_precision_that_is_not_shown_is_refused_and_no_engine_written(script, graph, capsys):
+    assert build("net.onnx", "--require-precision", "fp32") == 1
+    assert "Error: fp32 was required, but" in capsys.readouterr().err
+    assert files(graph.parent) == {"net.onnx", "net.onnx.json", "net.engine.log"}
+
+
+def test_the_exported_shapes_become_the_profile(script, tmp_path, capsys):
+    save(block(), tmp_path / "block.onnx")
+    assert build("block.onnx", "--attention", "native", "--json") == 0
+    manifest = printed(capsys)
+    (profile,) = script.config._profiles
+    assert profile._ranges == {"x": (EXPORTED_SHAPE,) * 3}
+    assert manifest["options"]["are_shapes_exported"] is True
+    assert manifest["report"]["profiles"][0]["opt"] == {"x": list(EXPORTED_SHAPE)}
+
+
+def test_a_plugin_library_is_kept_by_its_hash(script, tmp_path, monkeypatch, capsys):
+    save(block(dynamic=False), tmp_path / "block.onnx")
+    library = tmp_path / "plugin.so"
+    library.write_bytes(b"a library")
+    monkeypatch.setattr(build_module, "find_for_build", lambda *found: library)
+    assert build("block.onnx", "--json") == 0
+    assert printed(capsys)["report"]["plugin"] == [
+        {"file": str(library), "sha256": sha256_of_bytes(b"a library")}
+    ]
+    assert script.registered == [(PLUGIN_NODE, "1", "")]
+
+
+def test_the_graph_of_the_parser_is_written_where_asked(script, graph):
+    assert build("net.onnx", "--save-lowered", "lowered.onnx") == 0
+    assert manifest_path(graph.with_name("lowered.onnx")).is_file()
+
+
+def test_a_board_that_this_is_not_is_refused_before_anything_is_built(script, graph, capsys):
+    assert build("net.onnx", "--target", "jetson-thor") == 1
+    assert "this machine is no Jetson Thor" in capsys.readouterr().err
+    assert script.calls == []
+
+
+def test_auto_means_tensorrt_where_it_is(script, graph, monkeypatch):
+    from edgeattn.engine import build as engine_build
+
+    monkeypatch.setattr(engine_build, "local_architectures", lambda: (87,))
+    assert run(["build", "net.onnx"]) == 0
+    assert read_manifest(graph.with_name("net.engine")).target == "tensorrt"
+
+
+def test_inspect_tells_of_an_engine_what_its_build_told(script, graph, capsys):
+    assert build("net.onnx") == 0
+    told = capsys.readouterr().out.splitlines()[1].strip()
+    assert run(["inspect", "net.engine"]) == 0
+    assert told in capsys.readouterr().out
