@@ -532,7 +532,8 @@ FAILURES = (
         "consequence",
         (r"Network validation failed", r"Network must have at least one output"),
         "TensorRT refuses the network as a whole",
-        "an error before this one, mostly the parser's, says why: see the log",
+        "an error before this one, mostly the parser's, says why; `edgeattn check G.onnx --target "
+        "BOARD` looks at the graph without TensorRT",
         "NVIDIA/TensorRT issues 1116 and 2267",
     ),
     Failure(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TypeVar
 
 from edgeattn.engine.tensorrt.failure_table import FAILURES, KINDS, Failure
@@ -50,7 +51,7 @@ def explain(lines: Sequence[LogLine]) -> list[Explanation]:
     """Find what a log says of a failure, the root cause first.
 
     A row counts once, by its first message. Rows are ordered by their kind, from causes to
-    consequences, and within one kind by time.
+    consequences, and within one kind by time; memory by the table, which has figures first.
 
     Args:
         lines: What TensorRT said, oldest first.
@@ -58,12 +59,13 @@ def explain(lines: Sequence[LogLine]) -> list[Explanation]:
     Returns:
         Nothing if no message is known.
     """
-    found: dict[str, tuple[int, Explanation]] = {}
+    found: dict[str, tuple[tuple[int, int], Explanation]] = {}
     for line in lines:
         for row, match in _matches(line.text):
             if row.key not in found:
                 explanation = Explanation(_cause(row, match), row.hint, line, row.key)
-                found[row.key] = (KINDS.index(row.kind), explanation)
+                place = FAILURES.index(row) if row.kind == "memory" else 0
+                found[row.key] = ((KINDS.index(row.kind), place), explanation)
     return [explanation for _, explanation in sorted(found.values(), key=lambda pair: pair[0])]
 
 
@@ -103,12 +105,21 @@ def explain_exception(
     if isinstance(err, TypeError) and "factory function returned nullptr" in str(err):
         # What the bindings make of a null pointer for a Builder or a Runtime.
         return _error(kind, "TensorRT does not start", log, since, hint=_NO_START_HINT)
-    if isinstance(err, AttributeError) and "tensorrt" in repr(getattr(err, "obj", "")):
+    if isinstance(err, AttributeError) and _is_of_bindings(err.obj):
         return kind(
             f"this TensorRT has no {err.name}: {err}",
             "edgeattn knows 10.3 to 11.4; `edgeattn doctor` says which TensorRT this is",
         )
     return None
+
+
+def _is_of_bindings(thing: object) -> bool:
+    """Tell whether a module, class or object is of TensorRT's Python package."""
+    if isinstance(thing, ModuleType):
+        name = thing.__name__
+    else:
+        name = (thing if isinstance(thing, type) else type(thing)).__module__
+    return name.partition(".")[0] in ("tensorrt", "tensorrt_bindings")
 
 
 def _matches(text: str) -> Iterable[tuple[Failure, re.Match[str]]]:
