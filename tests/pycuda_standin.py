@@ -4,8 +4,8 @@ Its memory is the host's, so what a copy left behind can be read back through it
 refuses what CUDA refuses: work without a current context, copies beyond an allocation, freeing
 twice, allocating or waiting while a stream is captured. Where CUDA would let a mistake pass, it is
 stricter: what is enqueued happens only when it is waited for, memory must not be freed under work
-that is pending, and what pycuda drops without a current context stays in the ledger. It computes
-nothing, and its times are made up: a copy and whatever else is enqueued last what the ledger says.
+that is pending on it, and what pycuda drops without a current context stays in the ledger. It
+computes nothing, and its times are made up.
 
 References:
     pycuda 2026.1, src/cpp/cuda.hpp and src/wrapper/wrap_cudadrv.cpp.
@@ -18,6 +18,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,13 @@ class LogicError(Error):
     """What `pycuda.driver.LogicError` is."""
 
 
-Operation = Callable[[], None]
+@dataclass(frozen=True)
+class Operation:
+    """What is enqueued: what happens, what it lasts, and the memory that it works on."""
+
+    happen: Callable[[], None]
+    lasts_ms: float = 0.0
+    memory: tuple[np.ndarray, ...] = ()
 
 
 class Ledger:
@@ -112,24 +119,19 @@ class Ledger:
                 self.captures[handle] = None
                 raise LogicError(f"{what} failed: operation not permitted when stream is capturing")
 
-    def enqueue(self, handle: int, what: str, operation: Operation, lasts_ms: float) -> None:
+    def enqueue(self, handle: int, what: str, operation: Operation) -> None:
         """Put something on a stream, or into the graph that is recorded there."""
         with self._lock:
             if handle not in self.streams:
                 raise LogicError(f"{what} failed: invalid resource handle")
-
-            def happen() -> None:
-                operation()
-                self.now_ms += lasts_ms
-
             self.log.append(what)
             if handle in self.captures:
                 recorded = self.captures[handle]
                 if recorded is None:
                     raise LogicError(f"{what} failed: operation failed due to a previous error")
-                recorded.append(happen)
+                recorded.append(operation)
             else:
-                self.streams[handle].append(happen)
+                self.streams[handle].append(operation)
 
     def wait(self, handle: int) -> None:
         """Let happen what is on a stream."""
@@ -139,7 +141,9 @@ class Ledger:
                 raise Error("cuStreamSynchronize failed: an illegal memory access was encountered")
             self.log.append("wait")
             while self.streams[handle]:
-                self.streams[handle].pop(0)()
+                operation = self.streams[handle].pop(0)
+                operation.happen()
+                self.now_ms += operation.lasts_ms
 
     def begin_capture(self, handle: int) -> None:
         self.captures[handle] = []
@@ -169,8 +173,12 @@ class Ledger:
         data = (ctypes.c_char * size).from_address(address).raw
         return np.frombuffer(data, dtype).reshape(shape)
 
-    def check_idle(self, what: str) -> None:
-        assert not any(self.streams.values()), f"{what} while work is pending"
+    def check_idle(self, memory: np.ndarray) -> None:
+        """Fail if something that is enqueued works on memory that is about to be freed."""
+        with self._lock:
+            pending = [each for stream in self.streams.values() for each in stream]
+        used = [used for operation in pending for used in operation.memory]
+        assert not any(np.shares_memory(memory, each) for each in used), "freed under pending work"
 
 
 class DeviceAllocation:
@@ -191,7 +199,7 @@ class DeviceAllocation:
         self._ledger.check_capture("cuMemFree")
         if self._address not in self._ledger.allocations:
             raise LogicError("cuMemFree failed: invalid argument")
-        self._ledger.check_idle("memory was freed")
+        self._ledger.check_idle(self._ledger.allocations[self._address])
         self._ledger.allocations.pop(self._address)[:] = 0xDD
 
 
@@ -218,7 +226,7 @@ class PagelockedHostAllocation:
         self._ledger.check_capture("cuMemFreeHost")
         if self._address not in self._ledger.host:
             raise LogicError("pagelocked_host_allocation::free failed: invalid handle")
-        self._ledger.check_idle("page-locked memory was freed")
+        self._ledger.check_idle(self._memory)
         self._ledger.mapped.discard(self._address)
         self._ledger.host.pop(self._address)[:] = 0xDD
 
@@ -299,7 +307,7 @@ def install(ledger: Ledger) -> dict[str, types.ModuleType]:
             assert stream is not None, "the default stream is nobody's"
             ledger.check_context("cuEventRecord")
             self._time = None
-            ledger.enqueue(stream.handle, "event", stamp, 0.0)
+            ledger.enqueue(stream.handle, "event", Operation(stamp))
             return self
 
         def time_till(self, end: Event) -> float:
@@ -369,7 +377,8 @@ def install(ledger: Ledger) -> dict[str, types.ModuleType]:
             memory[:] = data
 
         assert stream is not None, "the default stream is nobody's"
-        ledger.enqueue(stream.handle, "copy in", copy, ledger.copy_ms)
+        operation = Operation(copy, ledger.copy_ms, (memory, data))
+        ledger.enqueue(stream.handle, "copy in", operation)
 
     def memcpy_dtoh_async(dest: Any, src: Any, stream: Stream | None = None) -> None:
         ledger.check_context("cuMemcpyDtoHAsync")
@@ -381,7 +390,8 @@ def install(ledger: Ledger) -> dict[str, types.ModuleType]:
             data[:] = memory
 
         assert stream is not None, "the default stream is nobody's"
-        ledger.enqueue(stream.handle, "copy out", copy, ledger.copy_ms)
+        operation = Operation(copy, ledger.copy_ms, (memory, data))
+        ledger.enqueue(stream.handle, "copy out", operation)
 
     package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
     classes = (Context, Device, Error, MemoryError, LogicError, Stream, Event)

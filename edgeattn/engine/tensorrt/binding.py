@@ -75,7 +75,7 @@ class Binding:
         Raises:
             EngineError: If TensorRT refuses, or there is no memory.
         """
-        is_new = False
+        is_new = any(tensor.name not in self._shapes for tensor in self._outputs)
         for tensor in self._inputs:
             is_new |= self._tell_shape(tensor, query.shapes[tensor.name])
             self._place(tensor, query)

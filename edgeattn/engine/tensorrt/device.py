@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -71,6 +72,22 @@ def is_integrated(device: int = 0) -> bool:
     with primary_context(device) as cuda:
         attribute = cuda.device_attribute.INTEGRATED
         return bool(cuda.Device(device).get_attribute(attribute))
+
+
+def forget_locals(error: BaseException) -> None:
+    """Clear the local variables of an error's traceback, and of those that it was raised from.
+
+    They would keep engines and contexts, gigabytes of the GPU's memory, for as long as somebody
+    holds the error; and let them end where their context is not current.
+    """
+    seen: list[BaseException] = []
+    following: list[BaseException | None] = [error]
+    while following:
+        link = following.pop()
+        if link is not None and link not in seen:
+            seen.append(link)
+            traceback.clear_frames(link.__traceback__)
+            following += [link.__cause__, link.__context__]
 
 
 class DeviceMemory:

@@ -16,7 +16,7 @@ from edgeattn.engine.base import QueryTimes
 from edgeattn.engine.tensorrt.binding import Binding
 from edgeattn.engine.tensorrt.buffers import QueryBuffers
 from edgeattn.engine.tensorrt.cuda_graph import CudaGraph, GraphError, GraphUse
-from edgeattn.engine.tensorrt.device import primary_context
+from edgeattn.engine.tensorrt.device import forget_locals, primary_context
 from edgeattn.engine.tensorrt.event_clock import EventClock
 from edgeattn.engine.tensorrt.failures import engine_error
 from edgeattn.engine.tensorrt.imports import import_cuda
@@ -86,7 +86,8 @@ class Execution:
                 self._binding = Binding(
                     self._context, tensors, self._require, device=device, zero_copy=zero_copy
                 )
-        except BaseException:
+        except BaseException as err:
+            forget_locals(err)
             with contextlib.suppress(EngineError):  # what failed first counts
                 self.close()
             raise
@@ -117,6 +118,11 @@ class Execution:
             raise _closed()
         return self._context
 
+    def _parts(self) -> tuple[Binding, EventClock]:
+        if self._binding is None or self._clock is None:
+            raise _closed()
+        return self._binding, self._clock
+
     # Running
 
     def run(self, query: QueryBuffers) -> None:
@@ -128,26 +134,25 @@ class Execution:
         Raises:
             EngineError: If TensorRT fails.
         """
-        self._run_or_recover(query, None)
+        self._run_or_recover(query, timed=False)
 
     def run_timed(self, query: QueryBuffers) -> QueryTimes:
         """Run a query as `run` does, and tell when its parts ran."""
-        if self._clock is None:
-            raise _closed()
-        self._run_or_recover(query, self._clock)
-        return self._clock.times()
+        self._run_or_recover(query, timed=True)
+        return self._parts()[1].times()
 
-    def _run_or_recover(self, query: QueryBuffers, clock: EventClock | None) -> None:
-        if self._binding is None:
-            raise _closed()
+    def _run_or_recover(self, query: QueryBuffers, *, timed: bool) -> None:
         try:
-            self._run(query, self._binding, clock)
-        except BaseException:
+            self._run(query, timed)
+        except BaseException as err:
+            forget_locals(err)
             self._recover()
             raise
 
-    def _run(self, query: QueryBuffers, binding: Binding, clock: EventClock | None) -> None:
+    def _run(self, query: QueryBuffers, timed: bool) -> None:
         self._began = self._log.now()
+        binding, event_clock = self._parts()
+        clock = event_clock if timed else None
         binding.tell(query)
         launch = self._prepare(query, binding)
         if clock:

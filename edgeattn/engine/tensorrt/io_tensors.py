@@ -51,8 +51,10 @@ def io_tensors(engine: tensorrt.ICudaEngine) -> tuple[IoTensor, ...]:
     Raises:
         EngineError: If one has a type or a memory layout that numpy does not have.
     """
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    return tuple(_io_tensor(engine, name) for name in names)
+    tensors = []  # by a plain loop: a generator's closure would hold a refused engine
+    for index in range(engine.num_io_tensors):
+        tensors.append(_io_tensor(engine, engine.get_tensor_name(index)))
+    return tuple(tensors)
 
 
 def _io_tensor(engine: tensorrt.ICudaEngine, name: str) -> IoTensor:

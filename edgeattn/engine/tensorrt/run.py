@@ -24,7 +24,7 @@ from edgeattn.engine.base import TensorSpec, check_inputs
 from edgeattn.engine.tensorrt.buffers import QueryBuffers
 from edgeattn.engine.tensorrt.contexts import ContextPool
 from edgeattn.engine.tensorrt.cuda_graph import GraphUse
-from edgeattn.engine.tensorrt.device import is_integrated, primary_context
+from edgeattn.engine.tensorrt.device import forget_locals, is_integrated, primary_context
 from edgeattn.engine.tensorrt.execution import Execution
 from edgeattn.engine.tensorrt.failures import engine_error, explain_exception
 from edgeattn.engine.tensorrt.imports import import_tensorrt
@@ -102,7 +102,8 @@ class TensorRtEngine:
                 self._pool = ContextPool(self._create_executions(contexts))
                 # An engine that is only dropped, or left to the end of the process, frees too.
                 weakref.finalize(self, self._pool.close)
-        except BaseException:
+        except BaseException as err:
+            forget_locals(err)
             with contextlib.suppress(EngineError):  # what failed first counts
                 self.close()
             raise
