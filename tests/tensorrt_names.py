@@ -10,7 +10,8 @@ How the package is written so that this can be read off it:
   `if hasattr(x, "name"):`. The truth for the version that is looked at replaces each guard, and
   dead branches are dropped. So a guard that asks for the wrong thing is found too.
 - Or it is reached by `getattr(x, "name")`, `getattr(x, "name", None)` or `setattr(x, "name", …)`.
-  Such a name must exist in one of the versions at least.
+  Such a name must exist in one of the versions at least, if x is behind `trt` or is called what
+  TensorRT's objects are called: config, engine, _context, …
 
 A name behind `trt` is looked up exactly. Of an attribute of anything else the class is not known
 here: some class of the version must have it, if TensorRT's classes ever had it. What mypy knows of
@@ -51,6 +52,14 @@ _OF_PYTHON = frozenset(
     name
     for kind in (str, bytes, memoryview, list, dict, set, Path, io.BufferedRandom, np.ndarray)
     for name in dir(kind)
+)
+
+# What variables and attributes that hold TensorRT's objects are called.
+_OBJECTS = frozenset(
+    """
+    builder cache config context engine inspector logger memory monitor network parser profile
+    profiler registry runtime tensor
+    """.split()  # noqa: SIM905
 )
 
 # For every class: its members with the first line of their documentation, which pybind11 begins
@@ -152,19 +161,42 @@ def wrong_names(text: str, version: Names, own: frozenset[str] = frozenset()) ->
     return sorted(set(wrong), key=lambda text: int(text.partition(":")[0]))
 
 
+def hard_coded_flags(text: str) -> list[str]:
+    """List where a source gives TensorRT a number for a set of enum members.
+
+    Their numbers changed with 11.0: STRONGLY_TYPED is 1 before and 0 from then on (wheels).
+    """
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        values: list[ast.expr] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in {"create_network", "set_tactic_sources"}:
+                values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(item, ast.Attribute) and item.attr == "flags" for item in targets):
+                values = [node.value]
+        for value in values:
+            parts = [part for part in ast.walk(value) if isinstance(part, ast.expr)]
+            number = all(isinstance(part, ast.Constant | ast.BinOp) for part in parts)
+            if number and ast.unparse(value) != "0":
+                found.append(f"{value.lineno}: {ast.unparse(value)} stands for members of an enum")
+    return found
+
+
 def own_attributes(trees: Iterator[ast.AST]) -> frozenset[str]:
     """List what classes of the package call their fields, methods and attributes."""
     found: set[str] = set()
     for tree in trees:
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                if any(_is_module(base) for base in node.bases):
-                    continue  # its methods are TensorRT's
-                for item in node.body:
+            if isinstance(node, ast.ClassDef) and not any(map(_is_module, node.bases)):
+                for item in ast.walk(node):
                     if isinstance(item, ast.FunctionDef):
                         found.add(item.name)
                     elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                         found.add(item.target.id)
+                    elif isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
+                        found.update({item.attr} if ast.unparse(item.value) == "self" else ())
     return frozenset(found)
 
 
@@ -222,7 +254,8 @@ def _by_string(tree: ast.AST) -> Iterator[tuple[int, str | None, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _function(node) in {"getattr", "setattr", "hasattr"}:
             path, name = _named_by_string(node)
-            if name is not None and not name.startswith("_"):
+            called = ast.unparse(node.args[0]).rpartition(".")[2].lstrip("_")
+            if name is not None and (path is not None or called in _OBJECTS):
                 yield node.lineno, path, name
 
 

@@ -1,6 +1,6 @@
 """Our calibrators behind NVIDIA's own bindings, called the way TensorRT calls them.
 
-`test_calibrators.py` runs these tests where `import tensorrt` gives the bindings. TensorRT calls a
+`test_contract.py` runs these tests where `import tensorrt` gives the bindings. TensorRT calls a
 calibrator through the virtual functions of a C++ class, which NVIDIA's bindings carry over to
 Python; the tests call those functions themselves. No result of TensorRT's is made up: the scales
 that it would "find" are a text that only has to come back.
@@ -27,6 +27,8 @@ from edgeattn.engine.tensorrt.calibrators import int8_calibrator
 from edgeattn.errors import ArtifactError, BuildError, DataError, EngineError, SpecError
 from edgeattn.inputs import InputSpec
 from tests.pycuda_standin import Ledger, install
+
+VERSIONS = ("10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11")  # TensorRT 11 has no calibrators
 
 INPUTS = (InputSpec((4, 3), "x"), InputSpec((4, 2, 1), "mask", "int32"))
 GRAPH = Parent("net.onnx", "1" * 64)
