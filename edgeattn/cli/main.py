@@ -35,6 +35,7 @@ VERBS = {
     "compare": "Compare two engines' outputs and latency on the same inputs.",
     "inspect": "Describe any file that edgeattn writes or reads.",
     "plugin": "Build the attention kernels and the TensorRT plugin; check one.",
+    "doctor": "Examine this machine, and say what to fix.",
     "targets": "List the boards that engines are built for.",
     "demo": "Walk the whole path on the shipped model and images.",
 }
