@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgeattn.engine.tensorrt.device import primary_context
+from edgeattn.engine.tensorrt.device import is_integrated, primary_context
 from edgeattn.errors import EngineError, MissingDependencyError
 
 Level = Literal["error", "warning", "note"]
@@ -96,9 +96,8 @@ def read_memory(device: int = 0) -> MemoryState:
     """
     gpu_free = gpu_total = None
     try:
+        is_shared = is_integrated(device)
         with primary_context(device) as cuda:
-            attribute = cuda.device_attribute.INTEGRATED
-            is_shared = bool(cuda.Device(device).get_attribute(attribute))
             gpu_free, gpu_total = cuda.mem_get_info()
     except (EngineError, MissingDependencyError):  # the build itself says what is wrong with CUDA
         is_shared = _TEGRA_RELEASE.is_file()
