@@ -1,6 +1,6 @@
 """`edgeattn build` for TensorRT from the command line to the files, in NVIDIA's real bindings.
 
-TensorRT itself is played by `tests.tensorrt_builder_double`, the GPU by the stand-in of pycuda: what
+TensorRT itself is played by `tests.tensorrt_builder_double`, the GPU by the stand-in of pycuda. What
 is shown is what is asked, written, kept and said, and nothing that TensorRT would compute.
 """
 
@@ -20,22 +20,17 @@ from edgeattn.engine.tensorrt import destination
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from tests.graphs import classifier
 from tests.graphs import save as save_plain
-from tests.pycuda_standin import Ledger
 from tests.tensorrt_builder_double import PLUGIN_NODE, Script
 from tests.tensorrt_graphs import EXPORTED_SHAPE, block, save
 
 MEMORY = ("error", "Error Code 1: Cuda Runtime (out of memory)")
 
 
-@pytest.fixture
-def script(gpu: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
-    """TensorRT, played; the cache folder is the test's own."""
-    script = Script(ledger=gpu)
-    script.install(monkeypatch)
+@pytest.fixture(autouse=True)
+def orin(script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A board, at work in the test's own folder."""
     monkeypatch.setattr(destination, "local_architectures", lambda: (87,))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return script
 
 
 @pytest.fixture
