@@ -43,7 +43,9 @@ class ParsedNetwork(NamedTuple):
         try:
             return [str(path) for path in self.parser.get_used_vc_plugin_libraries()]
         except RuntimeError as err:  # as the bindings document it
-            _log.warning("TensorRT does not tell which of its libraries the engine needs: %s", err)
+            _log.warning(
+                "TensorRT does not tell which of its libraries the engine needs: %s", str(err)
+            )
             return []
 
 
@@ -102,4 +104,6 @@ def _describe(error: tensorrt.ParserError) -> str:
     stack = [str(function) for function in error.local_function_stack()]
     within = f" in {' in '.join(reversed(stack))}" if stack else ""
     said = " ".join((error.desc() or "").split())
-    return f"{where}{within}: {error.code().name}, {said}"
+    # Not its attribute `name`: to 10.13 the bindings hide that of this enum behind a method.
+    code = str(error.code()).rpartition(".")[2]
+    return f"{where}{within}: {code}, {said}"

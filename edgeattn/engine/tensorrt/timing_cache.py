@@ -55,7 +55,7 @@ def open_timing_cache(
         path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
     except (OSError, ArtifactError) as err:
-        _log.warning("no timings are kept, and the next build is as slow: %s", err)
+        _log.warning("no timings are kept, and the next build is as slow: %s", str(err))
         return TimingCache(None)
     return TimingCache(path)
 
@@ -116,7 +116,7 @@ class TimingCache:
             with locked(self._path.with_name(f".{self._path.name}.lock")):
                 self._save(config, self._path, self._cache)
         except (ArtifactError, PluginError, OSError) as err:
-            _log.warning("the timings of this build are lost: %s", err)
+            _log.warning("the timings of this build are lost: %s", str(err))
 
     def to_dict(self) -> dict[str, Any]:
         """Describe it in JSON values, for the build's report."""
