@@ -178,6 +178,18 @@ def test_a_fused_kernel_that_lacks_a_product_is_no_evidence():
     )
 
 
+def test_a_fused_kernel_for_a_part_and_a_product_apart_contradict_each_other():
+    def part(layers):
+        layer = layer_of(layers, "/blocks.0/attn/MatMul_1")
+        layer["Metadata"] = (
+            "[ONNX Layer: /blocks.0/attn/MatMul][ONNX Layer: /blocks.0/attn/Softmax]"
+        )
+        gemm = layer_of(layers, "/blocks.1/attn/MatMul_1")
+        layers.append(gemm | {"Metadata": "[ONNX Layer: /blocks.0/attn/MatMul_1]"})
+
+    assert audit(block("/blocks.0/attn"), changed("window_native_11x", part)).verdict == "unknown"
+
+
 def test_a_fused_kernel_beside_products_apart_is_no_evidence():
     # As an engine of two profiles may have it.
     def add(layers):
@@ -245,7 +257,8 @@ def test_a_black_box_is_named_and_nothing_is_claimed_of_it():
 
 
 def test_layers_by_name_are_no_evidence_but_their_fused_kernels_are_counted():
-    names = ["_gemm_mha_v2_myl0_3", "_gemm_mha_v2_myl0_9", "/blocks.1/attn/MatMul", "softmax"]
+    names = ["_gemm_mha_v2_myl0_3", "_gemm_mha_v2_myl0_9"]
+    names += [f"/blocks.1/attn/{node}" for node in ("MatMul", "Softmax", "MatMul_1")]
     text = json.dumps({"Layers": names, "Bindings": []})
     for attention in (block("/blocks.0/attn"), block("/blocks.1/attn")):
         finding = audit(attention, text)

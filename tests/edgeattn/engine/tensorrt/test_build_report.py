@@ -108,6 +108,21 @@ def test_what_differs_is_told_by_name():
         check_required_precision(PrecisionShares.from_dict(report["precision"]), "int8")
 
 
+def test_attention_in_another_type_than_asked_is_told():
+    def halve(layers):
+        layer_of(layers, ATTENTION)["Inputs"][0]["Format/Datatype"] = "Row major linear FP16 format"
+
+    (finding,) = report_of(changed("window_plugin_int8_10x", halve))["attention"]
+    assert finding["reasons"] == ["the graph has it in int8, and it computes in float16"]
+
+
+def test_attention_is_looked_for_in_black_boxes():
+    box = f"{{ForeignNode[{QKV}...{PROJ}]}}"
+    layers = [{"Name": box, "LayerType": "Myelin", "Metadata": ""}]
+    (finding,) = report_of(json.dumps({"Layers": layers, "Bindings": []}))["attention"]
+    assert finding["layers"] == [box]
+
+
 def test_a_text_that_cannot_be_read_fails_no_build_and_no_guarantee_passes():
     report = report_of('{"Layers": [')
     lines = describe_report(report)

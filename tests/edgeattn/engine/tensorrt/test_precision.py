@@ -198,6 +198,24 @@ def test_a_kernel_that_prepares_a_factor_does_not_hide_the_product():
     assert shares.changed == ()
 
 
+def test_a_small_product_may_be_a_pointwise_kernel():
+    def shrink(layers):
+        layer_of(layers, HEAD).update(Name="__myl_MulSum_myl2_2", LayerType="kgen", TacticName="")
+
+    shares = shares_of(changed("window_plugin_int8_10x", shrink))
+    assert (shares.changed, shares.unproven) == ((), ())
+
+
+def test_a_product_in_a_black_box_is_not_shown_and_the_box_is_named():
+    box = "{ForeignNode[/pool/Transpose.../head/Gemm]}"
+
+    def swallow(layers):
+        layer_of(layers, HEAD).update(Name=box, LayerType="Myelin", TacticName="")
+
+    shares = shares_of(changed("window_plugin_int8_10x", swallow))
+    assert shares.unproven == (Product(HEAD, "float16", "unknown", (box,)),)
+
+
 def test_one_of_two_layers_in_float_is_a_change():
     def split(layers):
         node = layer_of(layers, PROJ)
