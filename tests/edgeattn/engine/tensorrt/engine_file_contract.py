@@ -1,7 +1,7 @@
 """`edgeattn build` for TensorRT from the command line to the files, in NVIDIA's real bindings.
 
-TensorRT itself is played by `tests.tensorrt_builder_double`, the GPU by the stand-in of pycuda. What
-is shown is what is asked, written, kept and said, and nothing that TensorRT would compute.
+TensorRT itself is played by `tests.tensorrt_builder_double`, the GPU by the stand-in of pycuda.
+What is shown is what is asked, written, kept and said, and nothing that TensorRT would compute.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def plant(known: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, *, options: TensorRtOptions | None = None, **report: Any) -> Path:
-    """Write an engine of TensorRT 10.3.0 on the stand-in's GPU, unless the report says otherwise."""
+    """Write an engine of TensorRT 10.3 and the stand-in's GPU; the report may say otherwise."""
     options = options or TensorRtOptions()
     gpu = {"name": "Stand-in", "architecture": 87, "driver_cuda": "12.6"}
     manifest = Manifest(
@@ -223,10 +223,10 @@ def test_a_plan_that_was_replaced_is_refused(script, engine):
 
 
 def test_options_of_the_other_kind_of_engine_are_refused(script, engine, tmp_path):
-    with pytest.raises(EngineError, match="threads were given, and .* runs on the engine tensorrt"):
+    with pytest.raises(EngineError, match=r"threads were given, and .* the engine tensorrt"):
         load(engine, threads=2)
     graph = save_graph(classifier(), tmp_path / "net.onnx")
-    with pytest.raises(EngineError, match="options of TensorRT were given, and .* engine cpu"):
+    with pytest.raises(EngineError, match=r"options of TensorRT were given, and .* engine cpu"):
         load(graph, tensorrt=TensorRtRunOptions())
     assert (engine_target(engine), engine_target(graph)) == ("tensorrt", "cpu")
 
