@@ -47,7 +47,7 @@ PRODUCT_KINDS: frozenset[LayerKind] = frozenset({"attention", "plugin", "product
 
 # Layers are named after the nodes they come from, and a model may call one of them `fmha`; so the
 # name counts where it begins as a kernel's. Tactics are named by TensorRT alone.
-_FUSED_NAME = re.compile(r"_*(?:mye[0-9]+)?_*(?:gemm|gemv)_mha")
+_FUSED_NAME = re.compile(r"(?:__my[a-z][0-9]+)?_*(?:gemm|gemv)_mha")
 _FUSED_TACTIC = re.compile(r"(?:^|_)(?:(?:gemm|gemv)_mha|fmha)")
 
 _CONTROL_TYPES = {
