@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.tensorrt_bindings import ROOT, alone, bindings
-from tests.tensorrt_names import Names, names, settle_guards
+from tests.tensorrt_names import Names, names, settle_guards, vocabulary
 from tests.tensorrt_stubs import stubs
 
 # What the package says to other libraries is plain mypy's business.
@@ -44,13 +45,53 @@ def type_errors(version: str, sources: Mapping[Path, str]) -> list[str]:
     Returns:
         mypy's lines, paths relative to the repository.
     """
+    return _mypy(version, sources, "types")
+
+
+def untyped_uses(version: str, sources: Mapping[Path, str], own: frozenset[str]) -> list[str]:
+    """List attributes of TensorRT's name that are asked of something typed as Any.
+
+    Args:
+        version: Of the bindings.
+        sources: As `type_errors` takes them.
+        own: Attributes that the package gives its own classes.
+
+    Returns:
+        File, line and use.
+    """
+    untyped: set[tuple[Path, int, int]] = set()
+    for line in _mypy(version, sources, "any", "--disallow-any-expr", "--show-column-numbers"):
+        if '"Any"' in line:
+            file, at, column = re.match(r"(.+?):(\d+):(\d+):", line).groups()
+            untyped.add((ROOT / file, int(at), int(column) - 1))
+    found = []
+    for path, text in sources.items():
+        tree = ast.parse(text)
+        imported = {
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute) or node.attr not in vocabulary() - own:
+                continue
+            owner = node.value
+            if ast.unparse(owner).partition(".")[0] in imported | {"trt"}:
+                continue  # of another library; or looked up by name
+            if (path, owner.lineno, owner.col_offset) in untyped:
+                found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def _mypy(version: str, sources: Mapping[Path, str], purpose: str, *options: str) -> list[str]:
     wheel = bindings(version)
-    cache = wheel.folder / "mypy-cache"
+    cache = wheel.folder / f"mypy-cache-{purpose}"
     with alone(cache), tempfile.TemporaryDirectory() as name:
         config = Path(name) / "mypy.ini"
         config.write_text(_CONFIG)
         command = [sys.executable, "-m", "mypy", f"--config-file={config}", f"--cache-dir={cache}"]
-        command += ["--no-error-summary", "--hide-error-context", "--show-error-codes"]
+        command += ["--no-error-summary", "--hide-error-context", "--show-error-codes", *options]
         for number, (path, text) in enumerate(sources.items()):
             shadow = Path(name) / f"{number}.py"
             shadow.write_text(typed(text, names(version)))
