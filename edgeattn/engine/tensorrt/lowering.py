@@ -30,7 +30,7 @@ from edgeattn.graph.fused_mha import (
 from edgeattn.graph.half_types import HALF_TYPES
 from edgeattn.graph.linear_layers import LINEAR_OPS
 from edgeattn.graph.names import FreshNames, name_nodes
-from edgeattn.graph.nodes import is_standard, node_label
+from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.op import OP_TYPE, attention_nodes, is_attention, spec_of_node
 from edgeattn.graph.passes.attention_op import write_attention_op
 from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
@@ -154,7 +154,7 @@ def lower_for_tensorrt(
     attention = list(_Books(rewritten, types, version).entries())
     place = {node.name: index for index, node in enumerate(lowered.graph.node)}
     attention.sort(key=lambda entry: place[entry.core[0]])
-    faults = [*_attention_faults(source, way), *parser_faults(lowered, types, version)]
+    faults = [*_attention_faults(source, rewritten, way), *parser_faults(lowered, types, version)]
     return LoweredForTensorRt(lowered, version, way, tuple(attention), tuple(faults), precision)
 
 
@@ -330,7 +330,7 @@ class _Books:
             "int8" if int8_in else _type_name(written.query.element),
             "int8" if int8_out else _type_name(written.out.element),
             tuple(filter(None, obstacles)),
-            bool(written.places) or written.label in self._rewritten.reasons,
+            is_int8 or written.label in self._rewritten.reasons,
         )
 
     def _of_attention_op(self, node: onnx.NodeProto) -> LoweredAttention:
@@ -365,29 +365,25 @@ class _Books:
         return _type_name(_element(self._types, tensor))
 
 
-def _attention_faults(source: onnx.ModelProto, way: AttentionWay) -> Iterator[str]:
+def _attention_faults(
+    source: onnx.ModelProto, rewritten: _Rewritten, way: AttentionWay
+) -> Iterator[str]:
     """List what of the attention nodes is not computed as the graph says."""
     types, pairs = infer_types(source), QdqPairs(source)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in source.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    in_int8 = {n.name for n in attention_nodes(rewritten.model) if spec_of_node(n).qkv_quant_scale}
+    if way == "native":
+        in_int8 |= {group.node for group in rewritten.groups if group.spec.out_quant_scale}
     for node in attention_nodes(source):
-        spec, label = spec_of_node(node), node_label(node)
         for name in node.input[1:]:
             if _element(types, name) not in (TensorProto.FLOAT, TensorProto.UNDEFINED):
                 found = _type_name(_element(types, name))
-                yield f"{label}: {name} is {found}; tables of attention are float32"
-        reads = bool(spec.qkv_quant_scale) or pairs.origin(node.input[0]) is not None
-        after = readers.get(node.output[0], [])
-        is_rounded = bool(after) and all(is_standard(n, "QuantizeLinear") for n in after)
-        if way == "plugin" and spec.qkv_quant_scale:
-            continue
-        if reads != (bool(spec.out_quant_scale) or is_rounded):
-            side, other = ("input", "output") if reads else ("output", "input")
-            yield f"{label}: its {side} is INT8 and its {other} is not, so it computes in float"
-        elif reads and way == "attention":
-            yield f"{label}: it computes in float; ONNX's Attention has no INT8 probabilities"
+                yield f"{node.name}: {name} is {found}; tables of attention are float32"
+        reads_int8 = bool(spec_of_node(node).qkv_quant_scale) or pairs.origin(node.input[0])
+        if reads_int8 and node.name not in in_int8:
+            reason = "its input is INT8 and its output is not read in INT8 alone"
+            if way == "attention":
+                reason = "ONNX's Attention has no INT8 probabilities"
+            yield f"{node.name}: {reason}, so it computes in float"
 
 
 def _element(types: Mapping[str, TensorType], tensor: str) -> int:
