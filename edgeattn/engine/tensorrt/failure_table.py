@@ -49,7 +49,7 @@ _SHORT_OF_MEMORY = (
     "stop the desktop (sudo systemctl isolate multi-user.target) and other programs on the GPU, "
     "and try a smaller --workspace, --optimization-level 2 and smaller --max-shapes"
 )
-_REBUILD = "build it again from its ONNX file where it shall run: edgeattn build"
+_REBUILD = "build it again from its ONNX file where it shall run: `edgeattn build`"
 _PROFILE = "give --min-shapes, --opt-shapes and --max-shapes for every input with free dimensions"
 
 FAILURES = (
@@ -62,9 +62,9 @@ FAILURES = (
             r"CUDA driver version is insufficient for CUDA runtime version",
         ),
         "the driver is older than the CUDA that this TensorRT was built for, or there is no driver",
-        "nvidia-smi (nvcc --version on a Jetson) shows the CUDA that the driver runs; install the "
-        "TensorRT for it: tensorrt-cu12 instead of tensorrt on a desktop, JetPack's own on a "
-        "Jetson; in a container, start it with the NVIDIA runtime",
+        "nvidia-smi shows the newest CUDA that the driver runs; install the TensorRT for it "
+        "(`pip install tensorrt-cu12` for CUDA 12; JetPack's own on a Jetson), and start a "
+        "container with --runtime nvidia",
         "NVIDIA/TensorRT issue 2913",
     ),
     Failure(
@@ -164,7 +164,7 @@ FAILURES = (
         (r"[Mm]agic ?[Tt]ag(?:Read)? ?(?:==|does not match)",),
         "the file is no engine of this TensorRT: it is truncated, of another kind (an ONNX file, "
         "say) or of a much older version",
-        "edgeattn inspect FILE tells what it is; " + _REBUILD,
+        "`edgeattn inspect FILE` tells what it is; " + _REBUILD,
         "NVIDIA/TensorRT issue 2915; lix19937/tensorrt-insight issue 65",
     ),
     Failure(
@@ -290,8 +290,7 @@ FAILURES = (
         "refusal",
         (r"require hardware with (?P<type>\w+) support",),
         "the GPU has no {type} arithmetic",
-        "`edgeattn check G.onnx --target BOARD` says what a board computes; Orin has neither FP8 "
-        "nor FP4",
+        "quantize to INT8 or FP16 (`edgeattn quantize`): Orin has neither FP8 nor FP4",
         "public notes on FP8 engines of TensorRT-LLM",
     ),
     Failure(
@@ -490,8 +489,8 @@ FAILURES = (
         "refusal",
         (r"\(invalid resource handle\)", r"\(invalid device context\)"),
         "the engine, its stream and its memory belong to different CUDA contexts",
-        "do not import pycuda.autoinit in the same process: it makes a context of its own, and "
-        "edgeattn and torch use the GPU's primary context",
+        "do not import pycuda.autoinit in the same process: it makes a context of its own, where "
+        "torch and this toolkit use the GPU's primary one",
         "NVIDIA/TensorRT issues 3028, 4191 and 4518",
     ),
     Failure(
@@ -502,7 +501,7 @@ FAILURES = (
             r"dimensions are not specified: (?P<tensor>[^)\n]+?)\.?\)",
         ),
         "the tensor {tensor} was given no memory or no shape before the engine ran",
-        "give every input its array; this is a bug of edgeattn if it was given",
+        "give every input its array; where each was given, please report a bug",
         "NVIDIA/TensorRT, users' notes on enqueueV3; yuvraj108c/ComfyUI-Upscaler-Tensorrt issue 31",
     ),
     # What is left when nothing above was said
@@ -532,8 +531,8 @@ FAILURES = (
         "consequence",
         (r"Network validation failed", r"Network must have at least one output"),
         "TensorRT refuses the network as a whole",
-        "an error before this one, mostly the parser's, says why; `edgeattn check G.onnx --target "
-        "BOARD` looks at the graph without TensorRT",
+        "an error before this one, mostly the parser's, says why; `edgeattn build G.onnx --engine "
+        "tensorrt --dry-run` lists what TensorRT is known to refuse",
         "NVIDIA/TensorRT issues 1116 and 2267",
     ),
     Failure(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import string
 
+import click
 import pytest
 
+from edgeattn.cli.main import cli
 from edgeattn.engine.tensorrt.failure_table import FAILURES, KINDS
 from edgeattn.engine.tensorrt.failures import (
     build_error,
@@ -124,6 +126,35 @@ def test_a_row_is_well_formed(key):
         assert "  " not in text
     header = (LOGS / f"{key}.log").read_text("utf-8").splitlines()[0]
     assert header.startswith(("# source: ", "# composed: "))
+
+
+def options_by_verb() -> dict[str, set[str]]:
+    """Collect the options of each verb of the command line, `plugin build` and such too."""
+    found = {}
+    groups: list[tuple[str, click.Group]] = [("", cli)]
+    while groups:
+        prefix, group = groups.pop()
+        for name in group.list_commands(click.Context(group)):
+            command = group.get_command(click.Context(group), name)
+            found[f"{prefix}{name}"] = {
+                word for option in command.params for word in (*option.opts, *option.secondary_opts)
+            }
+            if isinstance(command, click.Group):
+                groups.append((f"{prefix}{name} ", command))
+    return found
+
+
+def test_hints_name_verbs_and_options_that_exist():
+    verbs = options_by_verb()
+    for row in FAILURES:
+        for command in re.findall(r"`edgeattn ([^`]+)`", row.hint):
+            (verb,) = [v for v in verbs if re.match(rf"{v}\b", command) and v != "plugin"]
+            assert set(re.findall(r"--[\w-]+", command)) <= verbs[verb], command
+        rest = re.sub(r"`[^`]+`", "", row.hint)
+        assert "edgeattn" not in rest.replace("edgeattn's", ""), row.key
+        options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", rest)) - {"--runtime"}  # Docker's
+        known = {"build", "export", "plugin build", "quantize"}
+        assert options <= set().union(*(verbs[verb] for verb in known)), row.key
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((LOGS / "good").glob("*.log"))])

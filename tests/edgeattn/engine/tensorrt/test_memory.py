@@ -216,7 +216,8 @@ def test_weights_that_do_not_fit_the_gpu_are_an_error():
 
 
 @pytest.mark.parametrize(
-    ("largest", "level"), [(0, None), (2_500, None), (2_501, "warning"), (5_001, "error")]
+    ("largest", "level"),
+    [(0, None), (2_500, None), (2_501, "warning"), (5_000, "warning"), (5_001, "error")],
 )
 def test_the_largest_tensor_must_fit_in_one_piece(largest, level):
     _, findings = check_memory(10 * MIB, largest * MIB, None, board(available=5_000))
