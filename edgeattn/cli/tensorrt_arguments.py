@@ -56,8 +56,14 @@ _OF_REQUEST = (
     "target",
     "tensorrt_version",
 )
-# Of `ImplicitInt8`.
-_OF_CALIBRATION = ("data", "calibrator", "samples", "cache", "fp16")
+# Of `ImplicitInt8`: what it calls them, by what they are called here.
+_OF_CALIBRATION = {
+    "data": "data",
+    "calibrator": "method",
+    "samples": "samples",
+    "cache": "cache",
+    "implicit_fp16": "fp16",
+}
 _RESPELT: Mapping[str, Mapping[str, Any]] = {
     "hardware_compatibility": {"sameComputeCapability": "same_compute_capability"},
     "profiling_verbosity": {"layer_names_only": "layer_names"},
@@ -188,9 +194,8 @@ def _implicit_int8(given: dict[str, Any]) -> ImplicitInt8 | None:
     from edgeattn.engine.tensorrt.options import ImplicitInt8
 
     if given and "data" not in given:
-        option = {"cache": "calibration-cache", "samples": "calibration-samples"}
+        spelt = {"cache": "calibration-cache", "samples": "calibration-samples"}
         name = next(iter(given))
-        raise click.UsageError(f"--{option.get(name, name)} goes with --implicit-int8")
-    if "calibrator" in given:
-        given["method"] = given.pop("calibrator")
-    return ImplicitInt8(**given) if given else None
+        option = spelt.get(name, name.replace("_", "-"))
+        raise click.UsageError(f"--{option} goes with --implicit-int8")
+    return ImplicitInt8(**{_OF_CALIBRATION[n]: v for n, v in given.items()}) if given else None

@@ -160,7 +160,7 @@ _OPTIONS = (
     ),
     _option(
         _PRECISION,
-        *("--implicit-fp16", "fp16"),
+        *("--implicit-fp16", "implicit_fp16"),
         is_flag=True,
         help="With --implicit-int8: what does not run in INT8 may run in FP16.",
     ),
