@@ -15,7 +15,7 @@ from edgeattn.errors import BuildError
 from edgeattn.inputs import Dim
 
 Kind = Literal["min", "opt", "max"]
-_KINDS: tuple[Kind, ...] = ("min", "opt", "max")
+_KINDS: tuple[Kind, ...] = ("opt", "min", "max")  # min and max are opt's where they are left out
 Shape = tuple[int, ...]
 
 
@@ -114,8 +114,8 @@ def _shapes_of(profile: ShapeProfile, spec: ShapedInput, where: str) -> dict[Kin
             )
         opt = fixed
     given: dict[Kind, Shape] = {
-        "min": tuple(profile.min.get(spec.name, opt)),
         "opt": tuple(opt),
+        "min": tuple(profile.min.get(spec.name, opt)),
         "max": tuple(profile.max.get(spec.name, opt)),
     }
     if not _are_values(spec, given):
