@@ -27,6 +27,10 @@ NO_PLUGIN = (
     "In function checkFallbackPluginImporter: [6] creator && "
     '"Plugin not found, are the plugin name, version, and namespace correct?"'
 )
+# Calibration ended with 10.
+ONLY = {
+    "IBuilderConfig.set_calibration_profile": ("10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11"),
+}
 _REAL = {name: getattr(trt, name) for name in dir(trt) if name[0].isupper()}
 
 
