@@ -10,7 +10,10 @@
 #
 # Needs nvcc, CMake, and a Python (PYTHON, else python3) with torch for CUDA, pytest, hypothesis,
 # onnx, onnxruntime, click and rich; compute-sanitizer for four of the steps. Works from a checkout
-# alone: nothing is installed or fetched.
+# alone: nothing is installed or fetched. With pycuda and cuda-python (pycuda comes as source only:
+# pip install a pycuda-*.tar.gz, where nvcc is), the tests also show what the TensorRT engine makes of
+# them: buffers, page-locked memory, events, the context that PyTorch has too, graphs. The summary says
+# which of them, and of TensorRT, were there.
 # shellcheck disable=SC2329  # functions are called by name
 set -uo pipefail
 
@@ -59,6 +62,18 @@ if [[ ! $gpu =~ ^([0-9]+)\ ([0-9]+)\ (.+)$ ]]; then
   echo "PyTorch of $python sees no CUDA device: ${gpu##*$'\n'}" >&2
   exit 77
 fi
+# Tests that need one of these are skipped without it.
+packages=$("$python" -c '
+import importlib, importlib.metadata
+named = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-bindings", "tensorrt": "tensorrt"}
+for module, package in named.items():
+    try:
+        importlib.import_module(module)
+        print(f"{package} {importlib.metadata.version(package)}")
+    except importlib.metadata.PackageNotFoundError:
+        print(f"{package} of unknown version")
+    except ImportError as err:
+        print(f"{package} not there: {err}")' 2>&1)
 architecture=${BASH_REMATCH[1]} memory_mib=${BASH_REMATCH[2]} name=${BASH_REMATCH[3]}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -195,6 +210,7 @@ if [[ -f $work/compile-peers.log ]]; then cat "$work/compile-peers.log" >>"$out/
 failed=0
 {
   echo "$name, sm_$architecture"
+  echo "$packages"
   for step in build tests "${tools[@]}" compile-peers benchmark peers all-peers; do
     if [[ -f $work/$step.status ]]; then
       printf '%-14s %5s s  %s\n' "$step" "$(<"$work/$step.seconds")" "$(<"$work/$step.status")"

@@ -3,7 +3,7 @@
 Beside `tests.pycuda_standin`, whose ledger it writes. Every function returns a tuple that begins
 with its status, as in cuda-bindings 12 and 13.
 """
-# ruff: noqa: N801, N802, N815 the names are CUDA's
+# ruff: noqa: N801, N802, N803, N815 the names are CUDA's
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class cudaStreamCaptureMode(enum.IntEnum):
     cudaStreamCaptureModeGlobal = 0
     cudaStreamCaptureModeThreadLocal = 1
     cudaStreamCaptureModeRelaxed = 2
+
+
+class cudaMemcpyKind(enum.IntEnum):
+    cudaMemcpyDefault = 4
 
 
 class Graph:
@@ -100,13 +104,35 @@ def install(ledger: Ledger, *, refuses: str = "") -> dict[str, types.ModuleType]
         del ledger.graphs[int(graph)]
         return (cudaError_t.cudaSuccess,)
 
+    def cudaMemsetAsync(devPtr: int, value: int, count: int, stream: int) -> tuple[Any, ...]:
+        memory = ledger.memory(devPtr, count)
+
+        def fill() -> None:
+            memory[:] = value
+
+        ledger.enqueue(stream, "memset", Operation(fill, ledger.copy_ms, (memory,)))
+        return (cudaError_t.cudaSuccess,)
+
+    def cudaMemcpyAsync(
+        dst: int, src: int, count: int, kind: cudaMemcpyKind, stream: int
+    ) -> tuple[Any, ...]:
+        to, source = ledger.memory(dst, count), ledger.memory(src, count)
+
+        def copy() -> None:
+            to[:] = source
+
+        ledger.enqueue(stream, "memcpy", Operation(copy, ledger.copy_ms, (to, source)))
+        return (cudaError_t.cudaSuccess,)
+
     names = ("cuda", "cuda.bindings", "cuda.bindings.runtime")
     modules = {name: types.ModuleType(name) for name in names}
     runtime: Any = modules["cuda.bindings.runtime"]
     runtime.cudaError_t = cudaError_t
     runtime.cudaStreamCaptureMode = cudaStreamCaptureMode
+    runtime.cudaMemcpyKind = cudaMemcpyKind
     runtime.cudaGraphDestroy = runtime.cudaGraphExecDestroy = destroy
     capture = (cudaStreamBeginCapture, cudaStreamEndCapture, cudaGetLastError)
-    for function in (*capture, cudaGraphInstantiateWithFlags, cudaGraphLaunch):
+    work = (cudaGraphLaunch, cudaMemsetAsync, cudaMemcpyAsync)
+    for function in (*capture, cudaGraphInstantiateWithFlags, *work):
         setattr(runtime, function.__name__, function)
     return modules

@@ -330,6 +330,12 @@ def install(ledger: Ledger) -> dict[str, types.ModuleType]:
         used = sum(memory.size for memory in ledger.allocations.values())
         return ledger.capacity - used, ledger.capacity
 
+    def mem_get_address_range(address: int) -> tuple[int, int]:
+        ledger.check_context("cuMemGetAddressRange")
+        if address not in ledger.allocations:
+            raise LogicError("cuMemGetAddressRange failed: named symbol not found")
+        return address, ledger.allocations[address].size
+
     def check_room(what: str, size: int) -> None:
         ledger.check_context(what)
         ledger.check_capture(what)
@@ -395,7 +401,7 @@ def install(ledger: Ledger) -> dict[str, types.ModuleType]:
 
     package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
     classes = (Context, Device, Error, MemoryError, LogicError, Stream, Event)
-    memory = (mem_alloc, mem_get_info, pagelocked_empty)
+    memory = (mem_alloc, mem_get_info, mem_get_address_range, pagelocked_empty)
     copies = (memcpy_htod, memcpy_dtoh, memcpy_htod_async, memcpy_dtoh_async)
     for item in (*classes, *memory, *copies, init, get_driver_version):
         setattr(driver, item.__name__, item)

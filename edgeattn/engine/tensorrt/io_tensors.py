@@ -71,19 +71,29 @@ def _io_tensor(engine: tensorrt.ICudaEngine, name: str) -> IoTensor:
             "build the engine with edgeattn build, or without allowed formats for its tensors",
         )
     is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-    ranges = []
-    if is_input:
-        for index in range(engine.num_optimization_profiles):
-            least, _, greatest = engine.get_tensor_profile_shape(name, index)
-            ranges.append((tuple(least), tuple(greatest)))
+    shape = tuple(engine.get_tensor_shape(name))
     return IoTensor(
         name,
         dtype,
-        tuple(engine.get_tensor_shape(name)),
+        shape,
         is_input,
         engine.get_tensor_location(name) == trt.TensorLocation.HOST,
-        tuple(ranges),
+        _ranges(engine, name, shape) if is_input else (),
     )
+
+
+def _ranges(
+    engine: tensorrt.ICudaEngine, name: str, shape: tuple[int, ...]
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """List the least and the greatest shape of an input in each optimization profile."""
+    count = engine.num_optimization_profiles
+    if min(shape, default=0) >= 0:  # nothing is free: not asked for what no profile was told
+        return ((shape, shape),) * count
+    profiles = []
+    for index in range(count):
+        least, _, greatest = engine.get_tensor_profile_shape(name, index)
+        profiles.append((tuple(least), tuple(greatest)))
+    return tuple(profiles)
 
 
 def _numpy_types() -> dict[Any, np.dtype[Any]]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import sys
+import threading
+import weakref
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from edgeattn.engine.tensorrt import device
-from edgeattn.engine.tensorrt.device import DeviceBuffers, primary_context
+from edgeattn.engine.tensorrt.device import (
+    DeviceBuffers,
+    DeviceMemory,
+    forget_locals,
+    is_integrated,
+    primary_context,
+)
 from edgeattn.errors import EngineError, MissingDependencyError
-from tests.pycuda_standin import Ledger, install
+from tests.pycuda_standin import Ledger
 
 
 @pytest.fixture
-def ledger(monkeypatch):
-    device._retained.cache_clear()
-    ledger = Ledger()
-    for name, module in install(ledger).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    yield ledger
-    assert ledger.current == []
-    device._retained.cache_clear()
+def ledger(gpu: Ledger) -> Ledger:
+    return gpu
 
 
 def test_the_context_is_the_primary_one_retained_once_and_popped_again(ledger):
@@ -58,6 +60,88 @@ def test_what_is_not_contiguous_is_copied_in_order(ledger):
     x = np.arange(6, dtype=np.float32).reshape(2, 3).T
     buffers.fill({"x": x})
     np.testing.assert_array_equal(ledger.read(buffers["x"], "float32", (3, 2)), x)
+    buffers.close()
+
+
+def test_bfloat16_which_pythons_buffers_do_not_know_is_copied_bit_for_bit(ledger):
+    buffers = DeviceBuffers({"x": 6, "scalar": 2})
+    x = np.array([1.5, -2, 3e38]).astype(ml_dtypes.bfloat16)
+    buffers.fill({"x": x, "scalar": x[2].reshape(())})
+    assert ledger.read(buffers["x"], "uint16", (3,)).tobytes() == x.tobytes()
+    assert ledger.read(buffers["scalar"], "uint16", ()).tobytes() == x[2].tobytes()
+    buffers.close()
+
+
+def test_threads_share_one_context_object(ledger):
+    """pycuda takes a second object of the primary context for another context."""
+    started = threading.Barrier(8)
+
+    def work() -> None:
+        started.wait(30)
+        with primary_context():
+            assert ledger.current == [0]
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ledger.retained == [0]
+
+
+def test_an_integrated_gpu_is_known(ledger):
+    assert not is_integrated()
+    ledger.integrated = True
+    assert is_integrated()
+
+
+def test_device_memory_grows_and_keeps_its_address_where_it_need_not(ledger):
+    memory = DeviceMemory()
+    with primary_context():
+        address = memory.reserve("x", 100)
+        assert memory.reserve("x", 40) == memory.reserve("x", 100) == memory["x"] == address
+        assert address % 256 == 0
+        memory.reserve("x", 1000)
+        assert memory.reserve("empty", 0)
+    assert sorted(kept.size for kept in ledger.allocations.values()) == [1, 1000]
+    memory.close()
+    memory.close()
+
+
+def test_memory_that_grew_too_far_is_gone_and_can_be_had_anew(ledger):
+    ledger.capacity = 100
+    memory = DeviceMemory()
+    with primary_context():
+        memory.reserve("x", 80)
+    with pytest.raises(EngineError, match="out of memory"), primary_context():
+        memory.reserve("x", 120)
+    assert ledger.allocations == {}
+    with primary_context():
+        assert memory.reserve("x", 60)
+    memory.close()
+
+
+def test_an_errors_traceback_holds_nothing_once_its_locals_are_forgotten():
+    class Large:
+        pass
+
+    alive: list[weakref.ref[Large]] = []
+
+    def fail(large: Large) -> None:
+        alive.append(weakref.ref(large))
+        raise KeyError
+
+    def wrap() -> None:
+        try:
+            fail(Large())
+        except KeyError as err:
+            raise ValueError from err
+
+    with pytest.raises(ValueError, match="^$") as error:
+        wrap()
+    assert alive[0]() is not None
+    forget_locals(error.value)
+    assert alive[0]() is None
 
 
 def test_memory_that_does_not_suffice_is_an_error_and_leaves_nothing(ledger):
