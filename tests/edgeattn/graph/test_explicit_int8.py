@@ -220,3 +220,25 @@ def test_a_node_whose_scale_is_not_its_inputs_is_named():
     next(a for a in node.attribute if a.name == "qkv_quant_scale").f *= 2
     (fault,) = explicit_int8_faults(model)
     assert fault.startswith("attention: its qkv_quant_scale is ")
+
+
+def test_scales_of_a_later_tensorrt_need_not_be_constants():
+    model = with_weights(
+        "g (float[2,3] x, float s) => (float[2,3] y) { a = Abs(s) "
+        "q = QuantizeLinear(x, a, z) y = DequantizeLinear(q, a, z) }",
+        {"z": np.int8(0)},
+    )
+    assert all("computed at run time" in fault for fault in explicit_int8_faults(model))
+    assert len(explicit_int8_faults(model)) == 2
+    assert explicit_int8_faults(model, constant_scales=False) == []
+
+
+def test_no_size_of_a_dynamic_map_is_read_off_an_int8_tensor():
+    model, _ = quantized(layer(CASE), input_of(CASE))
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in (0, 1, 2):
+            value.type.tensor_type.shape.dim[axis].dim_param = f"size_{axis}"
+    for lowered in (fold_attention_qdq(model), lower_int8_mha(model).model):
+        assert explicit_int8_faults(lowered) == []
+    shapes = [node for node in lowered.graph.node if node.op_type == "Shape"]
+    assert shapes

@@ -1,0 +1,119 @@
+"""What TensorRT refuses in a graph, found before it sees one."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeattn.engine.tensorrt.parser_faults import parser_faults
+from edgeattn.engine.tensorrt.versions import TensorRtVersion
+from edgeattn.graph.shapes import infer_types
+from tests.cases import NAMED_CASES
+from tests.edgeattn.graph.passes.test_decompose import attention_model
+from tests.graphs import from_text
+from tests.quantization import block
+from tests.quantized_attention import input_of, layer, quantized
+
+FLOOR = TensorRtVersion(10, 3)
+
+
+def faults_of(model: onnx.ModelProto, version: TensorRtVersion = FLOOR) -> list[str]:
+    return list(parser_faults(model, infer_types(model), version))
+
+
+def one_node(op_type: str, domain: str = "", element: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    model = from_text("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+    node = model.graph.node[0]
+    node.op_type, node.domain, node.name = op_type, domain, "node"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = element
+    return model
+
+
+def test_graphs_that_tensorrt_takes_have_no_fault() -> None:
+    model = attention_model(NAMED_CASES["grid"], dynamic=True)
+    case = NAMED_CASES["odd_map_mask_pad_then_roll"]
+    for graph in (model, block(), quantized(layer(case), input_of(case))[0]):
+        assert faults_of(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "opset", "newest"),
+    [((10, 3), 21, 20), ((10, 13, 3, 9), 23, 20), ((10, 14), 24, 23), ((10, 16), 25, 24)],
+)
+def test_an_opset_that_the_parser_is_not_documented_for(version, opset, newest) -> None:
+    model = one_node("Neg")
+    model.opset_import[0].version = newest
+    assert faults_of(model, TensorRtVersion(*version)) == []
+    model.opset_import[0].version = opset
+    (fault,) = faults_of(model, TensorRtVersion(*version))
+    assert fault == (
+        f"the graph has opset {opset}; TensorRT {TensorRtVersion(*version)} is documented for "
+        f"opsets up to {newest}"
+    )
+
+
+@pytest.mark.parametrize("op_type", ["Det", "Unique", "BitShift", "StringConcat"])
+def test_operators_that_no_version_has(op_type: str) -> None:
+    for version in (FLOOR, TensorRtVersion(11, 4)):
+        assert faults_of(one_node(op_type), version) == [f"node: TensorRT has no {op_type}"]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "first"),
+    [("Attention", "10.14"), ("RMSNormalization", "10.15"), ("RotaryEmbedding", "10.15")],
+)
+def test_operators_that_came_later(op_type: str, first: str) -> None:
+    model = one_node(op_type)
+    assert faults_of(model, TensorRtVersion.parse(first)) == []
+    (fault,) = faults_of(model, TensorRtVersion(10, 13, 3, 9))
+    assert fault == f"node: TensorRT has {op_type} from {first} on, not in 10.13.3.9"
+
+
+def test_operators_of_other_domains_need_a_plugin() -> None:
+    (fault,) = faults_of(one_node("FusedMatMul", "com.microsoft"))
+    assert fault == (
+        "node: com.microsoft::FusedMatMul is no ONNX operator; it needs a plugin of that name"
+    )
+    assert faults_of(one_node("Neg", "ai.onnx")) == []
+
+
+@pytest.mark.parametrize("element", [TensorProto.INT16, TensorProto.UINT64, TensorProto.COMPLEX64])
+def test_types_that_tensorrt_does_not_have(element: int) -> None:
+    name = TensorProto.DataType.Name(element).lower()
+    assert faults_of(one_node("Neg", element=element)) == [
+        f"node: it gives {name}, a type that TensorRT does not have",
+        f"the input x is {name}, a type that TensorRT does not have",
+    ]
+
+
+def test_float64_is_silently_computed_in_float32() -> None:
+    assert faults_of(one_node("Neg", element=TensorProto.DOUBLE)) == [
+        "node: it gives float64, which TensorRT computes in float32",
+        "the input x is float64, which TensorRT computes in float32",
+    ]
+
+
+def test_a_weight_that_is_also_an_input_is_no_input() -> None:
+    model = one_node("Neg")
+    weight = helper.make_tensor("w", TensorProto.INT16, [1], [3])
+    model.graph.initializer.append(weight)
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.INT16, [1]))
+    assert faults_of(model) == []
+
+
+SCALED = """g (float[2,3] x, float s) => (float[2,3] y) {
+    positive = Abs(s)
+    q = QuantizeLinear(x, positive, z)
+    y = DequantizeLinear(q, positive, z) }"""
+
+
+def test_scales_computed_at_run_time_are_refused_by_10_and_taken_by_11() -> None:
+    model = from_text(SCALED)
+    model.graph.initializer.append(helper.make_tensor("z", TensorProto.INT8, [], [0]))
+    faults = faults_of(model)
+    assert len(faults) == 2
+    assert all("computed at run time; TensorRT 10 wants a constant" in fault for fault in faults)
+    assert faults_of(model, TensorRtVersion(11, 1)) == []
