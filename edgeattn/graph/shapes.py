@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from edgeattn.errors import GraphError
 from edgeattn.graph.files import MAX_INLINE_BYTES, value_shape, weights_bytes
 from edgeattn.graph.op import is_attention, spec_of_node
 
@@ -31,6 +32,9 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     Attention nodes are stood in for by a Gather along the channels, whose output has the same
     shape, and a Cast where it has another type. Weights of a graph too large for protobuf's limit
     are left out of the inference, which then knows their shapes alone.
+
+    Raises:
+        GraphError: If the graph contradicts itself, or an attention node is malformed.
     """
     shadow = onnx.ModelProto()
     shadow.CopyFrom(_without_large_weights(model))
@@ -41,7 +45,10 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     ]
     del shadow.graph.node[:]
     shadow.graph.node.extend(nodes)
-    inferred = shape_inference.infer_shapes(shadow, data_prop=True)
+    try:
+        inferred = shape_inference.infer_shapes(shadow, data_prop=True)
+    except shape_inference.InferenceError as err:
+        raise GraphError(f"the graph contradicts itself: {err}") from err
     types = {
         tensor.name: TensorType(tensor.data_type, tuple(tensor.dims))
         for tensor in model.graph.initializer
