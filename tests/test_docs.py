@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -15,10 +17,12 @@ PAGES += sorted((ROOT / "docs").glob("*.md")) + sorted(ROOT.glob("*/README.md"))
 PAGES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 # ```console blocks hold commands after `$ `, ```python blocks are run or written to `file=`.
-# ```sh blocks are for the reader's own shell: they install, clone or take a whole machine.
+# ```sh blocks are for the reader's own shell: they install, clone or take a whole machine. What
+# they have edgeattn do is held to its options all the same.
 BLOCK = re.compile(
     r"^```(?P<kind>console|python)(?P<options>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+TYPED = re.compile(r"^```(?:console|sh)\b[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)\s]+)\)")
 
 
@@ -68,6 +72,30 @@ def marked(page):
 def test_what_a_page_shows_runs(page, tmp_path):
     for block in blocks(page):
         run_block(block, tmp_path)
+
+
+def typed_commands(page):
+    """List what a page has its reader type after `edgeattn`, whether it is run here or not."""
+    lines = "\n".join(TYPED.findall((ROOT / page).read_text())).replace("\\\n", " ").splitlines()
+    found = (re.match(r"(?:\$ )?edgeattn (.*)", line) for line in lines)
+    return [match[1].partition(" #")[0] for match in found if match]
+
+
+@pytest.mark.parametrize(
+    ("page", "typed"), [(page, typed) for page in PAGES for typed in typed_commands(page)]
+)
+def test_each_command_of_a_page_is_spelt_as_the_command_line_has_it(page, typed):
+    from edgeattn.cli.main import cli
+
+    name, *words = (word for word in shlex.split(typed) if word not in ("-v", "--debug"))
+    command = cli.get_command(click.Context(cli), name)
+    if isinstance(command, click.Group) and not words[0].startswith("-"):
+        command = command.get_command(click.Context(command), words.pop(0))
+    assert command is not None, typed
+    try:
+        command.make_context(name, words)  # reads the options and runs nothing
+    except click.exceptions.Exit:  # --help
+        pass
 
 
 def anchors(page):

@@ -231,20 +231,8 @@ def test_a_dry_run_prints_one_json_object_and_nothing_else(tmp_path, monkeypatch
 def test_a_dry_run_explains_the_build_to_people(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(block(), tmp_path / "net.onnx")
-    assert (
-        run(
-            [
-                "build",
-                "net.onnx",
-                "--engine",
-                "tensorrt",
-                "--dry-run",
-                "--target",
-                "jetson-orin-nano",
-            ]
-        )
-        == 0
-    )
+    line = "build net.onnx --engine tensorrt --dry-run --target jetson-orin-nano"
+    assert run(line.split()) == 0
     out = capsys.readouterr().out
     assert out.startswith("net.onnx → net.engine, a dry run: nothing is built\n")
     for name in ("for ", "TensorRT ", "precision ", "shapes ", "attention ", "plugin ", "faults "):
