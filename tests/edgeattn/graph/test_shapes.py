@@ -130,5 +130,5 @@ def test_a_malformed_attention_node_is_refused() -> None:
 def test_a_graph_that_contradicts_itself_is_refused():
     model = from_text("g (float[2] x) => (float[2] y) { y = Neg(x) }")
     model.graph.node[0].domain = "nowhere"
-    with pytest.raises(GraphError, match="contradicts itself: .*No opset import for domain"):
+    with pytest.raises(GraphError, match=r"contradicts itself: .*No opset import for domain"):
         infer_types(model)
