@@ -6,6 +6,8 @@ seen somewhere public, kept with its source in `tests/fixtures/tensorrt/logs/KEY
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +48,8 @@ class Failure:
 
 
 _SHORT_OF_MEMORY = (
-    "stop the desktop (sudo systemctl isolate multi-user.target) and other programs on the GPU, "
-    "and try a smaller --workspace, --optimization-level 2 and smaller --max-shapes"
+    "on a Jetson stop the desktop (sudo systemctl isolate multi-user.target); stop other programs "
+    "on the GPU; try a smaller --workspace, --optimization-level 2 and smaller --max-shapes"
 )
 _REBUILD = "build it again from its ONNX file where it shall run: `edgeattn build`"
 _PROFILE = "give --min-shapes, --opt-shapes and --max-shapes for every input with free dimensions"
@@ -107,11 +109,20 @@ FAILURES = (
         "NVIDIA/TensorRT issue 3826; NVIDIA/TensorRT-LLM issue 2400",
     ),
     Failure(
+        "dla_compiler_missing",
+        "environment",
+        (r"libnvdla_compiler\.so: (?:cannot open shared object|file too short)",),
+        "the board lacks libnvdla_compiler.so, which TensorRT links even where no DLA is used",
+        "sudo apt install nvidia-l4t-dla-compiler (on the host, for a container with --runtime "
+        "nvidia); JetPack 7.2 has none: use an image made for it",
+        "dusty-nv/jetson-inference issue 1920; Jonah-May-OSS/wyoming-whisper-trt issue 1038",
+    ),
+    Failure(
         "library_missing",
         "environment",
         (
             r"Unable to (?:load|open) library: (?P<library>[\w.+-]*nvinfer[\w.+-]*)",
-            r"(?P<library>libnv\w*\.so[\w.]*): cannot open shared object file",
+            r"(?P<library>libnv(?!dla)\w*\.so[\w.]*): cannot open shared object file",
         ),
         "TensorRT cannot load {library}, a part of itself",
         "install the whole of one TensorRT (sudo apt install tensorrt libnvinfer-bin on a Jetson) "
@@ -228,6 +239,15 @@ FAILURES = (
         "does), or leave its attention in FP16 with --recipe linear",
         "NVIDIA/TensorRT issues 3055 and 3314",
     ),
+    Failure(
+        "plugin_failed",
+        "refusal",
+        (r"plugin\w*Runner\.cpp::execute::\d+\].*status == kSTATUS_SUCCESS",),
+        "a plugin reported that it could not run",
+        "edgeattn's plugin says why in a message before this one; `edgeattn plugin check LIB "
+        "--onnx GRAPH` tries its kernels on this GPU",
+        "NVIDIA/TensorRT issues 1898 and 3141",
+    ),
     # The graph
     Failure(
         "types_differ",
@@ -261,7 +281,8 @@ FAILURES = (
         (
             r"only supports symmetric quantization",
             r"zeroPt must be all zeros",
-            r"operator must (?:be|contains) all zeros",
+            r"operator must be all zeros",
+            r"Non-zero zero point is not supported",
         ),
         "the graph is quantized with zero points, and TensorRT takes symmetric scales only",
         "quantize the float graph with `edgeattn quantize`, or symmetrically with the other tool "
@@ -386,6 +407,23 @@ FAILURES = (
         "TensorRT up to 10.7 (AGX Orin again from 11.4.1 on)",
         "trtexec, samples/common/sampleEngines.cpp",
     ),
+    Failure(
+        "dla_standalone",
+        "refusal",
+        (r"built with EngineCapability::kDLA_STANDALONE",),
+        "the file holds a program for DLA alone, which TensorRT builds and does not run",
+        "build it without --buildDLAStandalone, as `edgeattn build` does; cuDLA runs such files",
+        "NVIDIA/TensorRT issues 3615 and 4106",
+    ),
+    Failure(
+        "dla_failed",
+        "refusal",
+        (r"Error Code \d+: DLA \((?P<what>[^)]*)\)", r"DLA Error in \w+: \d+ \((?P<what>[^)]*)\)"),
+        "DLA failed: {what}",
+        "give it less (smaller --max-shapes, other --memory-pool limits for DLA), one process at a "
+        "time, and look into `sudo dmesg`; without --dla the GPU runs everything",
+        "NVIDIA/TensorRT issues 2252 and 2426",
+    ),
     # Memory
     Failure(
         "memory_tactic",
@@ -414,7 +452,8 @@ FAILURES = (
             r"Error Code \d+: (?:Cuda Runtime|Cuda Driver|Myelin) \([^)]*out of memory",
             r"\bOutOfMemory \(no further information",
             r"Out of memory error during",
-            r"CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation",
+            r"CUDA error 2 (?:launching|allocating)",
+            r"CUDA_ERROR_OUT_OF_MEMORY",
             r"std::bad_alloc",
         ),
         "memory ran out",
@@ -439,7 +478,7 @@ FAILURES = (
         "limit",
         (r"Skipping tactic \S+ due to insuf+icient memory",),
         "kernels were skipped because they need more workspace than they may have",
-        "raise --workspace if memory is free; where it is short, " + _SHORT_OF_MEMORY,
+        "raise --workspace if memory is free; if it is short, " + _SHORT_OF_MEMORY,
         "NVIDIA/TensorRT issues 2035 and 3355; onnx/onnx-tensorrt issue 758",
     ),
     Failure(
@@ -465,9 +504,10 @@ FAILURES = (
             r"an illegal memory access was encountered",
             r"Final synchronize failed \(700\)",
             r"misaligned address",
+            r"unspecified launch failure",
         ),
-        "a kernel read or wrote outside its memory, and CUDA cannot be used by this process "
-        "any more",
+        "a kernel failed, mostly by reading or writing outside its memory, and CUDA cannot be used "
+        "by this process any more",
         "start the process anew; `edgeattn doctor --selftest` tells whether edgeattn's plugin does "
         "it, compute-sanitizer which kernel",
         "NVIDIA/TensorRT issues 2464 and 3105",
@@ -569,3 +609,23 @@ FAILURES = (
         "onnx/onnx-tensorrt, onnx2trt_utils.cpp; NVIDIA/TensorRT issue 2756",
     ),
 )
+
+_COMPILED = tuple((row, tuple(re.compile(pattern) for pattern in row.patterns)) for row in FAILURES)
+
+
+def look_up(message: str) -> Iterator[tuple[Failure, str]]:
+    """Find the rows that a message of TensorRT, or of the loader of its libraries, belongs to.
+
+    Args:
+        message: One message; may hold several lines.
+
+    Yields:
+        Each row, in the order of the table, with its cause filled in.
+    """
+    for row, patterns in _COMPILED:
+        match = next(filter(None, (pattern.search(message) for pattern in patterns)), None)
+        if match:
+            values = match.groupdict()
+            if "bytes" in values:
+                values["bytes"] = f"{int(values['bytes']) / 2**20:,.0f} MiB"
+            yield row, row.cause.format(**values)

@@ -7,13 +7,12 @@ was short. The table of what its messages mean is `edgeattn.engine.tensorrt.fail
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
-from edgeattn.engine.tensorrt.failure_table import FAILURES, KINDS, Failure
+from edgeattn.engine.tensorrt.failure_table import FAILURES, KINDS, look_up
 from edgeattn.engine.tensorrt.log import CapturedLog, LogLine
 from edgeattn.errors import BuildError, EdgeAttnError, EngineError
 
@@ -25,7 +24,6 @@ _SILENT_HINT = (
     "`edgeattn doctor` looks at the machine; `sudo dmesg` tells of memory that the kernel refused"
 )
 _NO_START_HINT = "nvidia-smi shows whether the driver runs; `edgeattn doctor` looks at the machine"
-_ROWS = tuple((row, tuple(re.compile(pattern) for pattern in row.patterns)) for row in FAILURES)
 
 E = TypeVar("E", bound=EdgeAttnError)
 
@@ -61,9 +59,9 @@ def explain(lines: Sequence[LogLine]) -> list[Explanation]:
     """
     found: dict[str, tuple[tuple[int, int], Explanation]] = {}
     for line in lines:
-        for row, match in _matches(line.text):
+        for row, cause in look_up(line.text):
             if row.key not in found:
-                explanation = Explanation(_cause(row, match), row.hint, line, row.key)
+                explanation = Explanation(cause, row.hint, line, row.key)
                 place = FAILURES.index(row) if row.kind == "memory" else 0
                 found[row.key] = ((KINDS.index(row.kind), place), explanation)
     return [explanation for _, explanation in sorted(found.values(), key=lambda pair: pair[0])]
@@ -120,21 +118,6 @@ def _is_of_bindings(thing: object) -> bool:
     else:
         name = (thing if isinstance(thing, type) else type(thing)).__module__
     return name.partition(".")[0] in ("tensorrt", "tensorrt_bindings")
-
-
-def _matches(text: str) -> Iterable[tuple[Failure, re.Match[str]]]:
-    for row, patterns in _ROWS:
-        for pattern in patterns:
-            if match := pattern.search(text):
-                yield row, match
-                break
-
-
-def _cause(row: Failure, match: re.Match[str]) -> str:
-    values = match.groupdict()
-    if "bytes" in values:
-        values["bytes"] = f"{int(values['bytes']) / 2**20:,.0f} MiB"
-    return row.cause.format(**values)
 
 
 def _error(kind: type[E], what: str, log: CapturedLog, since: float, hint: str = _SILENT_HINT) -> E:

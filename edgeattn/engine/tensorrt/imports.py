@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from edgeattn.engine.tensorrt.failure_table import look_up
 from edgeattn.errors import MissingDependencyError
 
 
@@ -17,9 +18,11 @@ def import_tensorrt() -> Any:
     try:
         import tensorrt
     except ImportError as err:
+        hint = "apt install python3-libnvinfer on a Jetson, pip install tensorrt elsewhere"
+        for row, _ in look_up(str(err)):
+            hint = row.hint  # it is there, and a library that it needs is not
         raise MissingDependencyError(
-            f"this needs TensorRT's Python package, which cannot be imported: {err}",
-            "apt install python3-libnvinfer on a Jetson, pip install tensorrt elsewhere",
+            f"this needs TensorRT's Python package, which cannot be imported: {err}", hint
         ) from err
     return tensorrt
 

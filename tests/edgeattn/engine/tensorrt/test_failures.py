@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import sys
 
 import click
 import pytest
@@ -16,8 +17,9 @@ from edgeattn.engine.tensorrt.failures import (
     explain,
     explain_exception,
 )
+from edgeattn.engine.tensorrt.imports import import_tensorrt
 from edgeattn.engine.tensorrt.log import CapturedLog, LogLine
-from edgeattn.errors import BuildError, EngineError
+from edgeattn.errors import BuildError, EngineError, MissingDependencyError
 from tests.tensorrt_logs import LOGS, recorded, replay
 
 ROWS = {row.key: row for row in FAILURES}
@@ -28,6 +30,7 @@ SENTENCES = {
     "cuda_driver_mismatch": "the libcuda that was loaded does not belong to the driver",
     "cuda_unavailable": "CUDA cannot be initialized",
     "gpu_unsupported": "this TensorRT does not know the GPU's architecture, SM 120",
+    "dla_compiler_missing": "the board lacks libnvdla_compiler.so, which TensorRT links even where",
     "library_missing": "TensorRT cannot load libnvinfer_builder_resource.so.10.7.0, a part of",
     "lean_runtime_only": "TensorRT's lean or dispatch runtime was loaded instead of the whole",
     "engine_of_another_version": "the engine was built by another version of TensorRT than the one",
@@ -41,6 +44,7 @@ SENTENCES = {
     "plugin_library_unfit": "the library has no function getCreators, by which TensorRT asks",
     "plugin_formats": "the plugin of /TRTBatchedNMS accepts no combination of the types",
     "plugin_not_int8": "a plugin was given INT8 tensors that it has no kernel for",
+    "plugin_failed": "a plugin reported that it could not run",
     "types_differ": "an operator gets inputs of the types Half and Float, which a strongly",
     "type_unsupported": "an operator gets a type that TensorRT does not take there",
     "zero_point": "the graph is quantized with zero points, and TensorRT takes symmetric",
@@ -56,13 +60,15 @@ SENTENCES = {
     "shape_not_static": "the input input_0 has a fixed shape in this engine and was given another",
     "dla_layer": "DLA cannot run the layer 644 and may not leave it to the GPU",
     "dla_absent": "this board has no DLA core 0",
+    "dla_standalone": "the file holds a program for DLA alone, which TensorRT builds and does not",
+    "dla_failed": "DLA failed: Failure to submit program to DLA engine.",
     "memory_tactic": "memory is short: a kernel wanted 1583MB where 1547MB were free",
     "memory_request": "memory is short: 14,768 MiB in one piece could not be allocated",
     "memory_out": "memory ran out",
     "memory_nvmap": "the board's memory is short or in pieces: its driver (NvMap) could not",
     "workspace_small": "kernels were skipped because they need more workspace than they may have",
     "fuser_types": "TensorRT's fuser found types that do not go together (291: dequantize)",
-    "illegal_access": "a kernel read or wrote outside its memory",
+    "illegal_access": "a kernel failed, mostly by reading or writing outside its memory",
     "no_kernel_image": "a plugin library holds no machine code for this GPU",
     "other_context": "the engine, its stream and its memory belong to different CUDA contexts",
     "address_missing": "the tensor input was given no memory or no shape before the engine ran",
@@ -128,6 +134,10 @@ def test_a_row_is_well_formed(key):
     assert header.startswith(("# source: ", "# composed: "))
 
 
+# Docker's and trtexec's.
+FOREIGN = {"--runtime", "--buildDLAStandalone"}
+
+
 def options_by_verb() -> dict[str, set[str]]:
     """Collect the options of each verb of the command line, `plugin build` and such too."""
     found = {}
@@ -152,7 +162,7 @@ def test_hints_name_verbs_and_options_that_exist():
             assert set(re.findall(r"--[\w-]+", command)) <= verbs[verb], command
         rest = re.sub(r"`[^`]+`", "", row.hint)
         assert "edgeattn" not in rest.replace("edgeattn's", ""), row.key
-        options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", rest)) - {"--runtime"}  # Docker's
+        options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", rest)) - FOREIGN
         known = {"build", "export", "plugin build", "quantize"}
         assert options <= set().union(*(verbs[verb] for verb in known)), row.key
 
@@ -313,3 +323,23 @@ def test_an_attribute_that_something_else_lacks_is_not_explained():
     with pytest.raises(AttributeError) as raised:
         _ = CapturedLog().no_such_name
     assert explain_exception(raised.value, BuildError, CapturedLog()) is None
+
+
+# A package that cannot be imported
+
+
+def test_a_library_that_the_package_lacks_is_explained(tmp_path, monkeypatch):
+    (line,) = recorded("dla_compiler_missing")
+    (tmp_path / "tensorrt.py").write_text(f"raise ImportError({line.text!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"libnvdla_compiler\.so") as raised:
+        import_tensorrt()
+    assert "sudo apt install nvidia-l4t-dla-compiler" in raised.value.hint
+
+
+def test_a_package_that_is_not_there_is_to_be_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError) as raised:
+        import_tensorrt()
+    assert raised.value.hint.startswith("apt install python3-libnvinfer")
