@@ -52,13 +52,15 @@ def explain(lines: Sequence[LogLine]) -> list[Explanation]:
     consequences, and within one kind by time; memory by the table, which has figures first.
 
     Args:
-        lines: What TensorRT said, oldest first.
+        lines: What TensorRT said, oldest first. Errors and warnings count.
 
     Returns:
         Nothing if no message is known.
     """
     found: dict[str, tuple[tuple[int, int], Explanation]] = {}
     for line in lines:
+        if line.severity in ("info", "verbose"):
+            continue
         for row, cause in look_up(line.text):
             if row.key not in found:
                 explanation = Explanation(cause, row.hint, line, row.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 import sys
+import time
 
 import click
 import pytest
@@ -233,6 +234,15 @@ def test_every_cause_is_reported_once_with_its_first_line():
         ("no_implementation", 99.0),
     ]
     assert explain([]) == []
+
+
+@pytest.mark.parametrize("severity", ["info", "verbose"])
+def test_what_tensorrt_only_mentions_is_no_cause(severity):
+    """With ten thousands of lines in it, a verbose log is explained as fast."""
+    lines = [LogLine(float(i), severity, SHORT) for i in range(100_000)]
+    began = time.monotonic()
+    assert explain(lines) == []
+    assert time.monotonic() - began < 5
 
 
 def test_a_node_is_named_without_what_stands_around_it():
