@@ -26,7 +26,7 @@ from tests.tensorrt_names import Names, names
 
 # Null on failure: NvInfer.h and NvInferRuntime.h of 10.3 and 11.1, the bindings' documentation of
 # load_library; a timing cache that cannot be read.
-_MAY_BE_NONE = frozenset(
+MAY_BE_NONE = frozenset(
     [
         "Builder.build_serialized_network",
         "Runtime.deserialize_cuda_engine",
@@ -40,7 +40,7 @@ _MAY_BE_NONE = frozenset(
     ]
 )
 # What classes can do besides, by what Python does not list as a method.
-_PROTOCOLS = {
+PROTOCOLS = {
     # "This class exposes a buffer interface", says its documentation.
     "IHostMemory": "def __buffer__(self, flags: int) -> memoryview: ...",
     # By __getitem__ alone, which Python iterates over; stubgen says so of older pybind11 only.
@@ -66,7 +66,7 @@ _PARAMETERS = {
     "List": "collections.abc.Sequence",
 }
 # Where pybind11 writes an expression of C++ instead of a class.
-_SIGNATURES = {"get_plugin_registry": "() -> nvinfer1::IPluginRegistry"}
+SIGNATURES = {"get_plugin_registry": "() -> nvinfer1::IPluginRegistry"}
 _CPP = re.compile(r"\b\w+::(?:v_\d_\d::)?(?:I(?=Builder\b|ParserError\b))?(\w+)")
 _STUBGEN = "import sys, mypy.stubgen; mypy.stubgen.main(sys.argv[1:])"
 # What the package adds in Python, in every version.
@@ -133,7 +133,7 @@ class _Finish(ast.NodeTransformer):
         outer, self._class = self._class, f"{self._class}.{node.name}".lstrip(".")
         self.generic_visit(node)
         named = {getattr(item, "name", "") for item in node.body}
-        extra = ast.parse(_PROTOCOLS.get(self._class, "")).body
+        extra = ast.parse(PROTOCOLS.get(self._class, "")).body
         node.body += [item for item in extra if getattr(item, "name", "") not in named]
         self._class = outer
         return node
@@ -145,7 +145,7 @@ class _Finish(ast.NodeTransformer):
                 argument.annotation = _renamed(argument.annotation, _TYPES | _PARAMETERS)
         if node.returns:
             node.returns = _renamed(node.returns, _TYPES)
-            if f"{self._class}.{node.name}" in _MAY_BE_NONE:
+            if f"{self._class}.{node.name}" in MAY_BE_NONE:
                 node.returns = ast.BinOp(node.returns, ast.BitOr(), ast.Constant(None))
         return node
 
@@ -156,7 +156,7 @@ class _Finish(ast.NodeTransformer):
     def _take_signature(self, node: ast.FunctionDef) -> None:
         """Type a function whose signature has C++ names from its documentation."""
         signature = self._version.classes.get(self._class, {}).get(node.name, "")
-        signature = signature if self._class else _SIGNATURES.get(node.name, signature)
+        signature = signature if self._class else SIGNATURES.get(node.name, signature)
         if "::" not in signature or "::" in signature.partition("<")[2]:
             return  # all of it is known to stubgen; or a C++ template, which stays untyped
         signature = signature.replace("tensorrt_bindings.tensorrt.", "")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tensorrt_bindings import VERSIONS
 from tests.tensorrt_names import names, own_attributes, sources
+from tests.tensorrt_stubs import MAY_BE_NONE, PROTOCOLS, SIGNATURES
 from tests.tensorrt_types import type_errors, typed, untyped_uses
 
 pytestmark = pytest.mark.bindings
@@ -139,6 +140,12 @@ def test_a_tensorrt_object_that_is_typed_as_any_is_found(tmp_path):
     file.write_text(text)
     (found,) = untyped_uses(NEWEST, {file: text}, frozenset())
     assert found == "planted.py:22: engine.num_io_tensors"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_added_to_the_stubs_is_about_what_the_version_has(version):
+    added = [*MAY_BE_NONE, *PROTOCOLS, *SIGNATURES]
+    assert [name for name in added if not names(version).has(name)] == []
 
 
 def test_what_mypy_reads_is_line_for_line_what_is_written():
