@@ -17,6 +17,7 @@ from tests.pycuda_standin import Ledger, Operation
 class cudaError_t(enum.IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
+    cudaErrorInsufficientDriver = 35
     cudaErrorInvalidResourceHandle = 400
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
@@ -72,7 +73,9 @@ def install(ledger: Ledger, *, refuses: str = "") -> dict[str, types.ModuleType]
         assert state.last is cudaError_t.cudaSuccess, "an error was left behind"
         # In the other modes, an allocation of any other thread would end the capture.
         assert mode is cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        if is_refused("cudaStreamBeginCapture") or stream not in ledger.streams:
+        if is_refused("cudaStreamBeginCapture"):
+            return (failure(cudaError_t.cudaErrorInsufficientDriver),)
+        if stream not in ledger.streams:
             return (failure(cudaError_t.cudaErrorStreamCaptureUnsupported),)
         ledger.log.append("capture")
         ledger.begin_capture(stream)

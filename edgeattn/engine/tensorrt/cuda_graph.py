@@ -12,14 +12,24 @@ References:
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edgeattn.engine.tensorrt.imports import import_cuda_runtime
 from edgeattn.errors import MissingDependencyError, first_line
 
 _log = logging.getLogger("edgeattn.tensorrt")
+
+_WHY = {
+    # What pip installs unasked is of the newest CUDA: on JetPack 6 one major version too new.
+    "cudaErrorInsufficientDriver": (
+        ": cuda-python is of a newer CUDA than the driver; install the one of its major version, "
+        "such as 'cuda-python==12.*'"
+    ),
+}
 
 
 class GraphError(Exception):
@@ -71,7 +81,16 @@ class CudaGraph:
     def __init__(self, runtime: Any, stream: int, enqueue: Callable[[], bool]) -> None:
         self._runtime = runtime
         self._executable: Any = None
-        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        with _no_garbage_collection():
+            graph = self._capture(stream, enqueue)
+        try:
+            # Not cudaGraphInstantiate: its parameters changed with CUDA 12.
+            (self._executable,) = self._call("cudaGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def _capture(self, stream: int, enqueue: Callable[[], bool]) -> Any:
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
         try:
             has_enqueued = enqueue()
@@ -82,11 +101,7 @@ class CudaGraph:
             self._abandon(stream)
             raise GraphError("the engine holds operations that cannot be captured")
         (graph,) = self._call("cudaStreamEndCapture", stream)
-        try:
-            # Not cudaGraphInstantiate: its parameters changed with CUDA 12.
-            (self._executable,) = self._call("cudaGraphInstantiateWithFlags", graph, 0)
-        finally:
-            self._call("cudaGraphDestroy", graph)
+        return graph
 
     def launch(self, stream: int) -> None:
         """Enqueue the computation on a stream.
@@ -121,5 +136,17 @@ class CudaGraph:
             raise GraphError(f"{name} failed: {first_line(err)}") from err
         if status != self._runtime.cudaError_t.cudaSuccess:
             self._runtime.cudaGetLastError()
-            raise GraphError(f"{name} failed: {status.name}")
+            raise GraphError(f"{name} failed: {status.name}{_WHY.get(status.name, '')}")
         return tuple(results)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Let Python's collector free nothing on this thread: freeing would end a capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgeattn.engine.tensorrt.imports import import_cuda
 from edgeattn.errors import EngineError, first_line
 
-_retaining = threading.Lock()
+# Reentrant: what the garbage collector drops in this very moment frees its memory here too.
+_retaining = threading.RLock()
 
 
 @contextlib.contextmanager

@@ -220,8 +220,9 @@ class Execution:
 
     def _recover(self) -> None:
         """Make a context that failed usable again: nothing of it is at work, nothing is bound."""
-        with contextlib.suppress(self._cuda.Error):  # the failure itself, told a second time
-            self._stream.synchronize()
+        if self._stream is not None:
+            with contextlib.suppress(self._cuda.Error):  # the failure itself, told a second time
+                self._stream.synchronize()
         self._last_state = None
         self._drop_graph()
         if self._binding is not None:

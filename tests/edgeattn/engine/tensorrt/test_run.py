@@ -399,8 +399,21 @@ def test_a_recording_that_cuda_refuses_leaves_the_stream_usable(function, bench,
     with bench.open() as engine:
         for _ in range(3):
             engine.run({"x": x_of(2)})
-        assert engine.settings["cuda_graph_fallback"].startswith(f"{function} failed: cudaError")
+        reason = engine.settings["cuda_graph_fallback"]
+        assert reason.startswith(f"{function} failed: cudaError")
+        assert ("cuda-python==12.*" in reason) is (function == "cudaStreamBeginCapture")
     assert len(bench.script.seen) == 3
+
+
+def test_nothing_is_collected_while_a_query_is_recorded(bench):
+    """What Python's collector frees on the thread that captures would end the capture."""
+    enabled = []
+    bench.script.during = lambda: enabled.append(gc.isenabled())
+    with bench.open() as engine:
+        for _ in range(3):
+            engine.run({"x": x_of(2)})
+    assert enabled == [True, False]
+    assert gc.isenabled()
 
 
 def test_a_graph_that_cannot_be_launched_is_an_error(bench, monkeypatch):
