@@ -331,6 +331,7 @@ def _reached(block: list[ast.stmt]) -> Iterator[ast.stmt]:
     for statement in block:
         if isinstance(statement, ast.If) and (settled := _settled(statement.test)) is not None:
             taken = statement.body if settled else statement.orelse
+            yield ast.copy_location(ast.Expr(statement.test), statement)  # it runs all the same
             yield from taken
             last = taken[-1] if taken else None
         else:
@@ -341,6 +342,10 @@ def _reached(block: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _settled(node: ast.AST) -> bool | None:
+    """Tell on what side an `if` comes down; `None` if that is open."""
+    if isinstance(node, ast.BoolOp):
+        decides = isinstance(node.op, ast.Or)
+        return decides if any(_settled(value) is decides for value in node.values) else None
     if isinstance(node, ast.Constant) and isinstance(node.value, bool):
         return node.value
     return None

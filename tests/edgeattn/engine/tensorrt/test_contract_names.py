@@ -77,6 +77,8 @@ GUARDED = [
     ["if hasattr(engine, 'device_memory_size'):", "    return engine.device_memory_size"],
     ["if hasattr(trt, 'IInt8Calibrator'):", "    return trt.IInt8Calibrator"],
     ["if version.has_max_num_tactics:", "    config.max_num_tactics = 3"],
+    ["if network or not version.has_weak_typing:", "    return", "trt.BuilderFlag.FP16"],
+    ["if not (version.has_weak_typing and network):", "    return", "trt.BuilderFlag.FP16"],
     ["flag = getattr(trt.BuilderFlag, 'FP16')"],
     ["flag = getattr(trt.BuilderFlag, 'FP16', None)"],
     ["setattr(config, 'max_num_tactics', 3)"],
@@ -114,6 +116,7 @@ WRONG_GUARDS = {
         ["if version.has_weak_typing:", "    return 1", "return trt.BuilderFlag.FP16"],
         ["if version.has_weak_typing:", "    pass", "else:", "    return trt.BuilderFlag.FP16"],
         ["return version.has_weak_typing or trt.BuilderFlag.FP16"],
+        ["if engine.device_memory_size or not version.has_weak_typing:", "    return"],
         ["if hasattr(trt.BuilderFlag, 'TF32'):", "    return trt.BuilderFlag.FP16"],
     ],
 }
