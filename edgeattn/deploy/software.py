@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeattn import __version__
 from edgeattn.deploy.board import Board
 from edgeattn.deploy.findings import Finding
 from edgeattn.deploy.machine import Machine
@@ -39,6 +40,7 @@ _LDCONFIG = re.compile(r"libnvinfer\.so\S* \(.*\) => (\S+)")
 
 def check_python(machine: Machine, board: Board | None) -> Iterator[Finding]:
     """Look at Python and the packages that are needed everywhere."""
+    yield Finding("ok", "edgeattn", __version__)
     here = tuple(int(part) for part in re.findall(r"\d+", machine.python)[:2])
     release = board.release if board else None
     if here < _LEAST_PYTHON:

@@ -30,7 +30,7 @@ from edgeattn.engine.tensorrt.autotune import (
 )
 from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
-from edgeattn.engine.tensorrt.versions import TensorRtVersion
+from edgeattn.engine.tensorrt.versions import TensorRtVersion, installed_version
 from edgeattn.errors import (
     BuildError,
     EdgeAttnError,
@@ -290,6 +290,16 @@ def test_a_fixed_graph_needs_no_profiles(tmp_path: Path) -> None:
     bench = Bench({"plugin": 5.0, "native": 4.0})
     assert bench.run(tmp_path, model=model(3), options=TensorRtOptions()).winner == "native"
     assert bench.ran["native"][0].shape == (3, 8, 8, SPEC.qkv_channels)
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+def test_tensorrt_builds_the_ways_and_one_wins(tmp_path: Path) -> None:
+    result = autotune_attention(model(), OPTIONS, tmp_path, version=installed_version())
+    assert result.build.plan.is_file()
+    assert [way.way for way in result.ways if way.outcome == "won"] == [result.winner]
+    native = next(way for way in result.ways if way.way == "native")
+    assert native.outcome != "failed", native.reason
 
 
 def test_a_query_is_timed_by_its_own_clock_without_its_pauses() -> None:
