@@ -70,8 +70,10 @@ def parser_faults(
             f"the graph has opset {opset}; TensorRT {version} is documented for opsets up to "
             f"{version.max_opset}"
         )
+    functions = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
-        fault = _operator_fault(node, version)
+        is_defined = is_attention(node) or (node.domain, node.op_type) in functions
+        fault = "" if is_defined else _operator_fault(node, version)
         if fault:
             yield f"{node_label(node)}: {fault}"
         for name in filter(None, node.output):
@@ -87,8 +89,6 @@ def parser_faults(
 
 
 def _operator_fault(node: onnx.NodeProto, version: TensorRtVersion) -> str:
-    if is_attention(node):
-        return ""
     if not is_standard_domain(node.domain):
         return f"{node.domain}::{node.op_type} is no ONNX operator; it needs a plugin of that name"
     if node.op_type in _REFUSED_OPS:

@@ -83,6 +83,14 @@ def test_operators_of_other_domains_need_a_plugin() -> None:
     assert faults_of(model) == []
 
 
+def test_operators_that_the_graph_defines_itself_need_none() -> None:
+    model = one_node("Twice", "mine")
+    body = [helper.make_node("Add", ["a", "a"], ["b"])]
+    opsets = [helper.make_opsetid("", 20)]
+    model.functions.append(helper.make_function("mine", "Twice", ["a"], ["b"], body, opsets))
+    assert faults_of(model) == []
+
+
 @pytest.mark.parametrize("element", [TensorProto.INT16, TensorProto.UINT64, TensorProto.COMPLEX64])
 def test_types_that_tensorrt_does_not_have(element: int) -> None:
     name = TensorProto.DataType.Name(element).lower()
