@@ -256,24 +256,24 @@ class _Job:
     ) -> Iterator[None]:
         """Let TensorRT 10 find INT8 scales during the build, if that was asked for."""
         wanted = self.options.implicit_int8
-        if wanted is None or not self.version.has_calibrators:
-            yield
-            return
-        if profiles and not config.set_calibration_profile(profiles[0]):
-            raise build_error("TensorRT refused the calibration profile", self.log)
-        with int8_calibrator(
-            wanted.data,
-            _at_best_shapes(self.inputs, self.options.profiles[0]),
-            Parent(self.graph.name, graph_sha256(self.graph)),
-            method=wanted.method,
-            samples=wanted.samples,
-            seed=wanted.seed,
-            max_bad=wanted.max_bad,
-            cache=wanted.cache,
-            device=self.options.device,
-            progress=watch.report,
-        ) as calibrator:
-            config.int8_calibrator = calibrator
+        if self.version.has_calibrators and wanted is not None:
+            if profiles and not config.set_calibration_profile(profiles[0]):
+                raise build_error("TensorRT refused the calibration profile", self.log)
+            with int8_calibrator(
+                wanted.data,
+                _at_best_shapes(self.inputs, self.options.profiles[0]),
+                Parent(self.graph.name, graph_sha256(self.graph)),
+                method=wanted.method,
+                samples=wanted.samples,
+                seed=wanted.seed,
+                max_bad=wanted.max_bad,
+                cache=wanted.cache,
+                device=self.options.device,
+                progress=watch.report,
+            ) as calibrator:
+                config.int8_calibrator = calibrator
+                yield
+        else:
             yield
 
 

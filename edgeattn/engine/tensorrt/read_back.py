@@ -112,7 +112,22 @@ def _context_at(
     trt = import_tensorrt()
     began = log.now()
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    for index in range(engine.num_io_tensors if context is not None else 0):
+    if context is None or not _set_shapes(engine, context, shapes, values):
+        what = "the engine cannot be inspected at the shapes that it is tuned for"
+        _log.warning("%s", build_error(what, log, since=began).message)
+        return None
+    return context
+
+
+def _set_shapes(
+    engine: tensorrt.ICudaEngine,
+    context: tensorrt.IExecutionContext,
+    shapes: ShapeProfile,
+    values: list[NDArray[Any]],
+) -> bool:
+    """Give a context the shapes of all inputs; tells whether it took them."""
+    trt = import_tensorrt()
+    for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         if engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT:
             continue
@@ -122,9 +137,5 @@ def _context_at(
         else:
             taken = context.set_input_shape(name, shapes.opt[name])
         if not taken:
-            context = None
-            break
-    if context is None:
-        what = "the engine cannot be inspected at the shapes that it is tuned for"
-        _log.warning("%s", build_error(what, log, since=began).message)
-    return context
+            return False
+    return True
