@@ -11,6 +11,7 @@ from edgeattn import __version__
 from edgeattn.deploy.board import Board
 from edgeattn.deploy.findings import Finding
 from edgeattn.deploy.machine import Machine
+from edgeattn.engine.tensorrt.failure_table import look_up
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.errors import EdgeAttnError
 from edgeattn.plugin.build import find_plugin_library
@@ -153,12 +154,10 @@ def _missing_tensorrt(
     machine: Machine, board: Board | None, reason: str, *, has_gpu: bool
 ) -> Iterator[Finding]:
     if "No module named 'tensorrt'" not in reason:
-        yield Finding(
-            "error",
-            "TensorRT",
-            f"its Python package is here and cannot be imported: {reason}",
-            "its libraries have to be of the same version and on the loader's path",
-        )
+        fix = "its libraries have to be of the same version and on the loader's path"
+        fix = next((row.hint for row, _ in look_up(reason)), fix)
+        text = f"its Python package is here and cannot be imported: {reason}"
+        yield Finding("error", "TensorRT", text, fix)
         return
     system = _system_bindings(machine)
     if system:

@@ -144,6 +144,12 @@ def test_bindings_without_their_libraries_are_told_apart() -> None:
     finding = by_topic(check_tensorrt(here, None))["TensorRT"]
     assert finding.level == "error"
     assert "cannot be imported: ImportError: libnvinfer.so.10" in finding.text
+    assert "ldconfig -p | grep nvinfer" in finding.fix
+    missing = ImportError("libnvdla_compiler.so: cannot open shared object file: No such file")
+    here = machine(probes={"open_driver": driver(12060, 87), "tensorrt": missing})
+    assert "nvidia-l4t-dla-compiler" in by_topic(check_tensorrt(here, ORIN))["TensorRT"].fix
+    crashed = machine(probes={"open_driver": driver(12060, 87), "tensorrt": OSError("killed")})
+    assert "of the same version" in by_topic(check_tensorrt(crashed, None))["TensorRT"].fix
 
 
 @pytest.mark.parametrize("version", ["8.6.2", "10.0.1", "12.0.0"])
