@@ -21,7 +21,8 @@ _UNKNOWN_HINT = (
     "the lines before it in TensorRT's log may say more; `edgeattn doctor` looks at the machine"
 )
 _SILENT_HINT = (
-    "`edgeattn doctor` looks at the machine; `sudo dmesg` tells of memory that the kernel refused"
+    "`edgeattn doctor` looks at the machine, and `sudo dmesg` tells of memory that the kernel "
+    "refused; torch_tensorrt or ONNX Runtime's TensorRT in the same process take its messages"
 )
 _NO_START_HINT = "nvidia-smi shows whether the driver runs; `edgeattn doctor` looks at the machine"
 

@@ -101,7 +101,9 @@ def read_memory(device: int = 0) -> MemoryState:
             gpu_free, gpu_total = cuda.mem_get_info()
     except (EngineError, MissingDependencyError):  # the build itself says what is wrong with CUDA
         is_shared = _TEGRA_RELEASE.is_file()
-    meminfo, swaps = (Path("/proc", name).read_text() for name in ("meminfo", "swaps"))
+    files = (Path("/proc", name) for name in ("meminfo", "swaps"))
+    # A kernel without swap has no file of it.
+    meminfo, swaps = (file.read_text() if file.is_file() else "" for file in files)
     return memory_state(
         meminfo, swaps, is_shared=is_shared, gpu_free_bytes=gpu_free, gpu_total_bytes=gpu_total
     )
