@@ -94,13 +94,15 @@ def test_int8_nodes_give_the_same_steps_but_for_rounded_probabilities(
     assert np.abs(found - expected).max() <= 1
 
 
+# With free sizes or not. Exporting takes its time.
 MODELS = [
-    ("msseq_nano", False),
-    ("msseq_nano", True),
     ("mswin_nano", False),
     ("pmsa_nano", False),
-    pytest.param("mswin_nano", True, marks=pytest.mark.slow),  # exporting takes its time
-    pytest.param("pmsa_nano", True, marks=pytest.mark.slow),
+    ("msseq_nano", True),
+    *(
+        pytest.param(*model, marks=pytest.mark.slow)
+        for model in (("mswin_nano", True), ("pmsa_nano", True), ("msseq_nano", False))
+    ),
 ]
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8+fp16")
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
