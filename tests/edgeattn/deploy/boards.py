@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeattn.deploy.machine import Machine, Probe
 
 BOARDS = Path(__file__).parents[2] / "fixtures" / "boards"
+BOARD_NAMES = sorted(path.parent.name for path in BOARDS.glob("*/machine.json"))
 GIB = 1 << 30
 NEEDED = {
     "numpy": "1.26.4", "onnx": "1.21.0", "onnx-ir": "0.1.12", "onnxruntime": "1.23.2",
