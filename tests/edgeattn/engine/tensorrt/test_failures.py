@@ -35,7 +35,7 @@ SENTENCES = {
     "library_missing": "TensorRT cannot load libnvinfer_builder_resource.so.10.7.0, a part of",
     "lean_runtime_only": "TensorRT's lean or dispatch runtime was loaded instead of the whole",
     "engine_of_another_version": "the engine was built by another version of TensorRT than the one",
-    "engine_of_another_gpu": "the engine was built for compute capability 8.6, and this GPU has 7.5",
+    "engine_of_another_gpu": "the engine was built for compute capability 8.6, and this GPU has",
     "engine_of_another_platform": "the engine was built on another platform",
     "not_an_engine": "the file is no engine of this TensorRT",
     "plugin_missing": "TensorRT knows neither an operator nor a plugin called DummyOp",
