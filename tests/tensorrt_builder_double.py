@@ -40,23 +40,27 @@ class Script:
 
     Attributes:
         plan: Bytes that a build yields; `None` if it yields nothing.
-        says: Lines of log by what is being done: `start`, `parse`, `config`, `cache`, `profile`,
-            `build`, `load`, `inspect`; severity and text.
-        nothing: What gives nothing: `builder`, `network`, `config`, `profile`, `engine`,
-            `inspector`, `context`, `information`, `registry`.
-        refuses: What is refused: `pools`, `tactics`, `profile`, `calibration`, `shapes`, `library`.
+        says: Lines of log by what is being done: `plugins`, `start`, `parse`, `config`, `cache`,
+            `profile`, `build`, `load`, `inspect`; severity and text.
+        nothing: What gives nothing: `plugins`, `builder`, `network`, `config`, `profile`, `engine`,
+            `inspector`, `context`, `information`, `serialize`, `used_libraries`, `registry`.
+        refuses: What is refused: `pools`, `tactics`, `profile`, `invalid profile`, `shapes`,
+            `shape`, `calibration`, `cache`, `library`, `own library`.
         parser_errors: Errors of the parser.
         shape_tensors: Inputs that the network takes for sizes.
-        plugins: What each library registers, by path; `library` for any.
+        registers: Whether a library that is loaded registers our plugin.
         registered: Plugins that are registered.
         timings: What a build adds to its timings.
         steps: Steps of a build; `on_step` is called before each is reported.
+        on_step: See there.
         dla_cores: How many there are.
         used_libraries: What the parser says a version-compatible engine needs.
         calls: What was done, in order.
         config: The last configuration.
         contexts: Stack of CUDA contexts while TensorRT worked, by what it did.
         ledger: The stand-in of pycuda.
+        inspected_at: Shapes that the engine was inspected at.
+        live_builder: The last builder, if it still takes memory.
     """
 
     plan: bytes | None = b"a plan" * 100
@@ -93,7 +97,11 @@ class Script:
             monkeypatch.setattr(trt, kind.__name__, kind)
         registry = None if "registry" in self.nothing else IPluginRegistry()
         monkeypatch.setattr(trt, "get_plugin_registry", lambda: registry)
-        monkeypatch.setattr(trt, "init_libnvinfer_plugins", lambda logger, namespace: True)
+        monkeypatch.setattr(trt, "init_libnvinfer_plugins", self._init_plugins)
+
+    def _init_plugins(self, logger: Any, namespace: str) -> bool:
+        self.play("plugins", logger)
+        return "plugins" not in self.nothing
 
 
 class _Played:
@@ -333,6 +341,9 @@ class Builder(_Played):
     def num_DLA_cores(self) -> int:  # noqa: N802
         return self._script.dla_cores
 
+    def get_plugin_registry(self) -> IPluginRegistry:
+        return IPluginRegistry()
+
     def create_network(self, flags: int = 0) -> INetworkDefinition | None:
         self._script.calls.append(f"network {flags}")
         return None if "network" in self._script.nothing else INetworkDefinition(flags)
@@ -379,6 +390,8 @@ class IPluginRegistry(_Played):
 
     def load_library(self, plugin_path: str) -> object | None:
         self._script.calls.append(f"library {Path(plugin_path).name}")
+        if plugin_path in self._script.used_libraries:
+            return None if "own library" in self._script.refuses else object()
         if "library" in self._script.refuses or self._script.registered:
             return None
         if self._script.registers:

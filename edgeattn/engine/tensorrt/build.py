@@ -182,13 +182,15 @@ class _Job:
 
     def _load_plugins(self, logger: tensorrt.ILogger) -> None:
         trt = import_tensorrt()
+        began = self.log.now()
         if not trt.init_libnvinfer_plugins(logger, ""):
-            _log.warning("TensorRT's own plugins could not be registered: %s", _last(self.log))
+            what = "TensorRT's own plugins could not be registered"
+            _log.warning("%s", build_error(what, self.log, since=began).message)
         if self.plugin is None:
             return
         registry = trt.get_plugin_registry()
         if registry is None:
-            raise build_error("TensorRT has no plugin registry", self.log)
+            raise build_error("TensorRT has no plugin registry", self.log, since=began)
         load_plugin(registry, self.plugin)
 
     def _write(self, logger: tensorrt.ILogger, watch: Watch) -> None:
@@ -204,7 +206,7 @@ class _Job:
             strongly_typed=self.options.is_strongly_typed(self.version),
         )
         watch.raise_if_stopped()
-        embedded = parsed.plugin_libraries() if self._embeds_runtime() else []
+        embedded = self._load_own_libraries(builder, parsed)
         if self.options.embed_plugin and self.plugin is not None:
             embedded.append(str(self.plugin))
         config = make_config(
@@ -226,6 +228,22 @@ class _Job:
         if written != memory.nbytes:
             raise BuildError(f"{written} of the plan's {memory.nbytes} bytes could be written")
 
+    def _load_own_libraries(self, builder: tensorrt.Builder, parsed: ParsedNetwork) -> list[str]:
+        """Load what a version-compatible engine needs of TensorRT's own plugins, as trtexec does.
+
+        Returns:
+            Those that the engine shall carry: it does not, without the lean runtime.
+        """
+        libraries = parsed.plugin_libraries() if self.options.version_compatible else []
+        for path in libraries:
+            if builder.get_plugin_registry().load_library(path) is None:
+                _log.info("TensorRT did not load %s, or has its plugins already", path)
+        if libraries and self.options.exclude_lean_runtime:
+            names = ", ".join(libraries)
+            _log.warning("whoever loads the engine has to load %s before it", names)
+            return []
+        return libraries
+
     def _build(
         self,
         builder: tensorrt.Builder,
@@ -244,9 +262,6 @@ class _Job:
             raise build_error("TensorRT built no engine", self.log, since=began)
         return memory
 
-    def _embeds_runtime(self) -> bool:
-        return self.options.version_compatible and not self.options.exclude_lean_runtime
-
     @contextlib.contextmanager
     def _calibrating(
         self,
@@ -257,8 +272,10 @@ class _Job:
         """Let TensorRT 10 find INT8 scales during the build, if that was asked for."""
         wanted = self.options.implicit_int8
         if self.version.has_calibrators and wanted is not None:
+            began = self.log.now()
             if profiles and not config.set_calibration_profile(profiles[0]):
-                raise build_error("TensorRT refused the calibration profile", self.log)
+                what = "TensorRT refused the calibration profile"
+                raise build_error(what, self.log, since=began)
             with int8_calibrator(
                 wanted.data,
                 _at_best_shapes(self.inputs, self.options.profiles[0]),
@@ -328,16 +345,12 @@ def _explained(log: CapturedLog) -> Iterator[None]:
     An error holds the variables of the functions that it went through: a builder with its memory,
     which the next attempt may need.
     """
+    began = log.now()
     try:
         yield
     except BaseException as err:
         traceback.clear_frames(err.__traceback__)
-        known = explain_exception(err, BuildError, log)
+        known = explain_exception(err, BuildError, log, since=began)
         if known is not None:
             raise known from err
         raise
-
-
-def _last(log: CapturedLog) -> str:
-    said = log.errors() or log.warnings()
-    return said[-1].text if said else "it gives no reason"

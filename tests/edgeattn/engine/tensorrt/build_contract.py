@@ -58,6 +58,7 @@ def test_a_build_writes_the_plan_and_tells_what_it_was(script, tmp_path):
     assert seen[-1] == (100, 100, "reading the engine back")
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert script.calls == [
+        "plugins",
         "start",
         f"network {strongly_typed}",
         "parse",
@@ -224,6 +225,26 @@ def test_a_value_that_tensorrt_refuses_is_named(what, options, said, script, tmp
     script.says = {"profile": [("error", "kOPT values for profile 0 violate shape constraints: x")]}
     error = failure(tmp_path, TensorRtOptions(profiles=(PROFILE,), **options))
     assert said in error.message
+
+
+def test_plugins_of_tensorrts_own_that_do_not_register_are_said(script, tmp_path, caplog):
+    script.nothing = {"plugins"}
+    script.says = {"plugins": [("error", "libnvinfer_plugin is of another version")]}
+    with caplog.at_level(logging.WARNING):
+        assert build(tmp_path).plan.exists()
+    assert "own plugins could not be registered" in caplog.text
+    assert "libnvinfer_plugin is of another version" in caplog.text
+
+
+def test_the_reason_of_an_earlier_failure_is_not_that_of_the_next(script, tmp_path):
+    log = CapturedLog()
+    script.says = {"build": OUT_OF_MEMORY}
+    for nothing, said in (("engine", "built an engine and cannot load it"), ("builder", "start")):
+        script.nothing = {nothing}
+        with pytest.raises(BuildError, match=said) as error:
+            build_plan(lowered(), DYNAMIC, tmp_path / "net.engine", log=log)
+    assert "memory" not in error.value.message
+    assert len(log.errors()) == 2
 
 
 def test_an_inspector_that_says_nothing_fails_no_build(script, tmp_path, caplog):

@@ -113,10 +113,26 @@ def test_libraries_of_tensorrts_own_go_into_a_version_compatible_engine(script, 
     script.used_libraries = ["/usr/lib/libnvinfer_vc_plugin.so"]
     build(tmp_path, TensorRtOptions(profiles=(PROFILE,), version_compatible=True))
     assert script.config.plugins_to_serialize == ["/usr/lib/libnvinfer_vc_plugin.so"]
+    assert script.calls.index("library libnvinfer_vc_plugin.so") < script.calls.index("build")
     script.nothing.add("used_libraries")
     with caplog.at_level(logging.WARNING):
         build(tmp_path, TensorRtOptions(profiles=(PROFILE,), version_compatible=True))
     assert "does not tell which of its libraries" in caplog.text
+
+
+def test_without_the_lean_runtime_they_are_named_for_whoever_loads_the_engine(
+    script, tmp_path, caplog
+):
+    script.used_libraries = ["/usr/lib/libnvinfer_vc_plugin.so"]
+    script.refuses = {"own library"}
+    options = TensorRtOptions(
+        profiles=(PROFILE,), version_compatible=True, exclude_lean_runtime=True
+    )
+    with caplog.at_level(logging.INFO):
+        build(tmp_path, options)
+    assert not hasattr(script.config, "plugins_to_serialize")
+    assert "has to load /usr/lib/libnvinfer_vc_plugin.so before it" in caplog.text
+    assert "did not load /usr/lib/libnvinfer_vc_plugin.so" in caplog.text
 
 
 # Weak typing: DLA, and INT8 of TensorRT's own

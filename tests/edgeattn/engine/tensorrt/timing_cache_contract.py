@@ -6,12 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
-import tensorrt as trt
 
 from edgeattn.engine.tensorrt.gpu import GpuIdentity
 from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.engine.tensorrt.timing_cache import default_timing_cache
-from edgeattn.engine.tensorrt.versions import TensorRtVersion
+from edgeattn.engine.tensorrt.versions import TensorRtVersion, installed_version
 from edgeattn.errors import ArtifactError
 from tests.tensorrt_builder_double import timings_text
 from tests.tensorrt_builds import PROFILE, build
@@ -47,7 +46,7 @@ def test_timings_of_one_build_are_there_for_the_next(script, tmp_path):
 def test_the_default_file_is_used_where_none_is_named(script, tmp_path):
     path = build(tmp_path, options()).timing_cache["path"]
     assert Path(path).read_bytes() == timings_text("conv 3")
-    assert f"trt{trt.__version__}" in path
+    assert f"-trt{installed_version()}-cuda" in path
 
 
 def test_no_timings_are_kept_where_none_are_wanted(script, tmp_path):
