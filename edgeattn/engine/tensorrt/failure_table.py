@@ -145,7 +145,6 @@ FAILURES = (
         (
             r"Version tag does not match",
             r"not compatible with this version of TensorRT, expecting library version",
-            r"incompatible serialization version",
         ),
         "the engine was built by another version of TensorRT than the one that loads it",
         _REBUILD + "; if it was built here, two TensorRTs are on the machine: ldconfig -p | grep "
@@ -389,6 +388,15 @@ FAILURES = (
         "give that shape, or export with --dynamic and build with a range of shapes",
         "users' notes on TensorRT 10; NvInferRuntime.h, IExecutionContext::setInputShape",
     ),
+    Failure(
+        "graph_shapes",
+        "refusal",
+        (r"broadcast dimensions must be conformable", r"Axis must be in the range \[0, nbDims"),
+        "the shapes of two tensors of the graph do not go together",
+        "`edgeattn build G.onnx --engine cpu` and `edgeattn run` tell whether the graph runs at "
+        "all; if it does, export it without the operator that the message names",
+        "public notes on exporting with TensorRT 10.13 and TensorRT-RTX",
+    ),
     # DLA
     Failure(
         "dla_layer",
@@ -454,6 +462,7 @@ FAILURES = (
             r"Out of memory error during",
             r"CUDA error 2 (?:launching|allocating)",
             r"CUDA_ERROR_OUT_OF_MEMORY",
+            r"Cuda Driver \(In \S+::resizePhysical",
             r"std::bad_alloc",
         ),
         "memory ran out",
@@ -495,6 +504,14 @@ FAILURES = (
         "--optimization-level 2, or leave the operator in FP16",
         "NVIDIA/TensorRT issue 4832; NVIDIA/Model-Optimizer issue 118; "
         "the-database/mpv-AnimeJaNai issue 36",
+    ),
+    Failure(
+        "pool_size",
+        "refusal",
+        (r"hasSingleBit\(poolSize\)",),
+        "a memory pool has a size that TensorRT refuses",
+        "sizes that --memory-pool gives are powers of two",
+        "public notes on TACTIC_DRAM with TensorRT 10.14",
     ),
     # While it runs
     Failure(
@@ -538,6 +555,7 @@ FAILURES = (
         "refusal",
         (
             r"Address is not set for (?:input|output) tensor (?P<tensor>\S+?)\.",
+            r"Neither address or allocator is set for output tensor (?P<tensor>\S+?)\.",
             r"dimensions are not specified: (?P<tensor>[^)\n]+?)\.?\)",
         ),
         "the tensor {tensor} was given no memory or no shape before the engine ran",

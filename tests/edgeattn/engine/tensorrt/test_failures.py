@@ -58,6 +58,8 @@ SENTENCES = {
     "profile_contradicts_graph": "the range of shapes does not fit the graph",
     "shape_outside_profile": "an input has a shape outside the range that the engine was built for",
     "shape_not_static": "the input input_0 has a fixed shape in this engine and was given another",
+    "graph_shapes": "the shapes of two tensors of the graph do not go together",
+    "pool_size": "a memory pool has a size that TensorRT refuses",
     "dla_layer": "DLA cannot run the layer 644 and may not leave it to the GPU",
     "dla_absent": "this board has no DLA core 0",
     "dla_standalone": "the file holds a program for DLA alone, which TensorRT builds and does not",
