@@ -117,7 +117,7 @@ def typed(text: str, version: Names) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and ast.unparse(node) == "trt = import_tensorrt()":
             _replace(lines, node, "trt =", "_ =")
-        elif isinstance(node, ast.arg) and node.arg == "trt":
+        elif isinstance(node, ast.arg | ast.keyword) and node.arg == "trt":
             _replace(lines, node, "trt", "_trt")
     future = [node.end_lineno for node in tree.body if ast.unparse(node) == _FUTURE]
     if future:
@@ -128,7 +128,7 @@ def typed(text: str, version: Names) -> str:
 _FUTURE = "from __future__ import annotations"
 
 
-def _replace(lines: list[str], node: ast.stmt | ast.arg, old: str, new: str) -> None:
+def _replace(lines: list[str], node: ast.stmt | ast.arg | ast.keyword, old: str, new: str) -> None:
     line, start = lines[node.lineno - 1].encode(), node.col_offset
     after = line[start:].decode().replace(old, new, 1)
     lines[node.lineno - 1] = line[:start].decode() + after

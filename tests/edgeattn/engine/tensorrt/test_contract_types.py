@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from tests.tensorrt_bindings import VERSIONS
-from tests.tensorrt_names import names, own_attributes, sources
+from tests.tensorrt_names import names, own_attributes, sources, wrong_names
 from tests.tensorrt_stubs import MAY_BE_NONE, PROTOCOLS, SIGNATURES
 from tests.tensorrt_types import type_errors, typed, untyped_uses
 
@@ -133,6 +133,26 @@ def test_a_planted_mistake_is_found_where_it_is_one(number, errors):
         assert found[number] == []
 
 
+# A name that the package uses, one in its place, and a version where that is wrong.
+MISTAKEN = [
+    (".build_serialized_network(", ".build_engine(", FLOOR),
+    (".device_memory_size_v2", ".device_memory_size", NEWEST),
+    (".set_memory_pool_limit(", ".max_workspace_size(", NEWEST),
+    ("trt.BuilderFlag.STRIP_PLAN", "trt.BuilderFlag.WEIGHTLESS", NEWEST),
+]
+
+
+@pytest.mark.parametrize(("right", "mistaken", "version"), MISTAKEN)
+def test_a_mistake_in_the_package_itself_is_found(right, mistaken, version):
+    path = next(path for path, text in texts().items() if right in text)
+    text = path.read_text().replace(right, mistaken)
+    own = own_attributes(map(ast.parse, texts().values()))
+    errors = type_errors(version, {path: text})
+    assert any(path.name in line and "[attr-defined]" in line for line in errors), errors
+    name = mistaken.strip(".(").rpartition(".")[2]
+    assert any(name in line for line in wrong_names(text, names(version), own))
+
+
 def test_a_tensorrt_object_that_is_typed_as_any_is_found(tmp_path):
     text = HEAD.replace("engine: tensorrt.ICudaEngine", "engine: Any")
     text += "    engine.num_io_tensors\n    context.infer_shapes()\n"
@@ -160,3 +180,10 @@ def test_what_mypy_reads_is_line_for_line_what_is_written():
         ("    if version.has_dla and (", "    if True and ("),
         ("        version.has_tiling", "        False"),
     ]
+
+
+def test_the_module_may_be_handed_on():
+    text = "from __future__ import annotations\ndef f(trt: Any): return f(trt=trt.Builder)\n"
+    assert (
+        typed(text, names(FLOOR)).splitlines()[1] == "def f(_trt: Any): return f(_trt=trt.Builder)"
+    )
