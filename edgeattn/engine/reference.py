@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from edgeattn.artifacts import Manifest
-from edgeattn.engine.base import TensorSpec
+from edgeattn.engine.base import check_inputs
 from edgeattn.engine.cpu import CpuEngine
 from edgeattn.engine.cpu_int8 import is_quantized, without_rounding
 from edgeattn.engine.cpu_lowering import lower_for_cpu
@@ -29,9 +29,12 @@ from edgeattn.graph.constants import constant_tensors
 from edgeattn.graph.files import MAX_INLINE_BYTES, input_specs, weights_bytes, write_graph
 from edgeattn.graph.finite import check_finite
 from edgeattn.graph.half_types import HALF_TYPES
+from edgeattn.graph.names import FreshNames
 from edgeattn.graph.passes.emulate_half import half_types_of
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[Any]]
+
+_BFLOAT16 = "bfloat16"
 
 # What counts is that an engine is not worse than the precision that its user asked for. Against the
 # exact outputs, other faithful implementations (ONNX Runtime's integer kernels, its own FP16) made
@@ -95,8 +98,8 @@ class Expected:
         exact: The same without the rounding of activations to INT8, FP16 or BF16.
     """
 
-    written: dict[str, NDArray[np.generic]]
-    exact: dict[str, NDArray[np.generic]]
+    written: dict[str, NDArray[Any]]
+    exact: dict[str, NDArray[Any]]
 
     def tolerance(self, name: str, precisions: Sequence[str]) -> Distance:
         """Say how far an engine's output may be from `exact`.
@@ -120,7 +123,7 @@ class Reference:
         model: The graph, attention nodes included; not changed.
 
     Raises:
-        EngineError: If ONNX Runtime refuses the graph, or an input or output is BF16.
+        EngineError: If ONNX Runtime refuses the graph.
         GraphError: If an attention node is malformed, or a weight is NaN or infinite.
     """
 
@@ -128,15 +131,22 @@ class Reference:
         check_finite(model)
         self.precisions = precisions_of(model)
         described = {spec.name: spec for spec in input_specs(model)}
-        lowered = lower_for_cpu(model)
+        plain, self._half = _without_half_io(model)
+        lowered = lower_for_cpu(plain)
         self._written = _open(lowered)
         self._exact = None
         if self.precisions != ("fp32",):
             self._exact = _open(without_rounding(_without_half_rounding(_inlined(lowered))))
-        self.outputs = self._written.outputs
-        self.inputs = tuple(
-            TensorSpec(spec.name, spec.dtype, spec.shape, described[spec.name].preprocess)
-            for spec in self._written.inputs
+        self.inputs, self.outputs = (
+            tuple(
+                replace(
+                    spec,
+                    dtype=_BFLOAT16 if spec.name in self._half else spec.dtype,
+                    preprocess=described[spec.name].preprocess if spec.name in described else None,
+                )
+                for spec in specs
+            )
+            for specs in (self._written.inputs, self._written.outputs)
         )
 
     def run(self, inputs: Arrays) -> Expected:
@@ -146,6 +156,10 @@ class Reference:
             DataError: If the inputs do not fit the graph.
             EngineError: If ONNX Runtime fails, as it does on sizes that the graph cannot take.
         """
+        inputs = {
+            name: array.astype(np.float32) if name in self._half else array
+            for name, array in check_inputs(self.inputs, inputs).items()
+        }
         written = self._written.run(inputs)
         return Expected(written, self._exact.run(inputs) if self._exact else written)
 
@@ -179,7 +193,7 @@ def precisions_of(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(found) or ("fp32",)
 
 
-def distance(reference: NDArray[np.generic], candidate: NDArray[np.generic]) -> Distance:
+def distance(reference: NDArray[Any], candidate: NDArray[Any]) -> Distance:
     """Measure how far an output is from its reference.
 
     Args:
@@ -219,6 +233,38 @@ def _open(model: onnx.ModelProto) -> CpuEngine:
         file, data = Path(folder, "net.onnx"), Path(folder, "net.onnx.data")
         write_graph(apart, file, data, data.name)
         return CpuEngine(file.read_bytes(), manifest, weights_folder=Path(folder))
+
+
+def _without_half_io(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
+    """Let BF16 inputs and outputs be float32, which ONNX Runtime can pass on, cast at the borders.
+
+    Returns:
+        The graph, and the names of those tensors.
+    """
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    graph = plain.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    names = FreshNames(graph)
+    found: set[str] = set()
+    for values, is_input in ((graph.input, True), (graph.output, False)):
+        for value in values:
+            kind = value.type.tensor_type
+            if kind.elem_type != TensorProto.BFLOAT16 or value.name in weights:
+                continue
+            inner = names.new(f"{value.name}/bfloat16")
+            for node in graph.node:
+                for ends in (node.input, node.output):
+                    for k, name in enumerate(ends):
+                        if name == value.name:
+                            ends[k] = inner
+            source, to = (value.name, inner) if is_input else (inner, value.name)
+            element = TensorProto.BFLOAT16 if is_input else TensorProto.FLOAT
+            cast = helper.make_node("Cast", [source], [to], name=names.new(to), to=element)
+            graph.node.insert(0 if is_input else len(graph.node), cast)
+            kind.elem_type = TensorProto.FLOAT
+            found.add(value.name)
+    return plain, found
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from edgeattn.engine import reference as reference_module
 from edgeattn.engine.reference import FLOORS, NOISE_FACTOR, Distance, Reference, distance
-from edgeattn.errors import DataError, EngineError
+from edgeattn.errors import DataError
 from tests.graphs import classifier, from_text, logits_of
 
 HALF = """
@@ -78,10 +79,29 @@ def test_the_tolerance_is_the_noise_of_the_inputs_at_hand_but_no_less_than_the_f
     assert exact.tolerance("y", ["int8", "bf16"]) == FLOORS["bf16"].bound
 
 
-def test_a_bfloat16_output_is_refused_with_the_reason() -> None:
-    text = "g (float[2] x) => (bfloat16[2] y) { y = Cast<to = 16>(x) }"
-    with pytest.raises(EngineError, match="y is bfloat16"):
-        Reference(from_text(text))
+def test_bfloat16_inputs_and_outputs_go_through_float32() -> None:
+    text = """
+    g (bfloat16[N,6] x, float[N,6] z) => (bfloat16[N,6] y, float[N,6] w) {
+        y = Mul(x, x)
+        again = Mul(y, x)
+        wide = Cast<to = 1>(again)
+        w = Add(wide, z)
+    }
+    """
+    bfloat16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+    x = X.astype(bfloat16)
+    with Reference(from_text(text)) as reference:
+        assert [(spec.name, spec.dtype) for spec in (*reference.inputs, *reference.outputs)] == [
+            *(("x", "bfloat16"), ("z", "float32"), ("y", "bfloat16"), ("w", "float32")),
+        ]
+        expected = reference.run({"x": x, "z": np.zeros_like(X)})
+        with pytest.raises(DataError, match="the input x is float32; expected bfloat16"):
+            reference.run({"x": X, "z": X})
+    np.testing.assert_array_equal(expected.written["y"], (x * x).astype(np.float32))
+    np.testing.assert_array_equal(expected.written["w"], (x * x * x).astype(np.float32))
+    wide = x.astype(np.float32)
+    np.testing.assert_allclose(expected.exact["w"], wide * wide * wide, rtol=1e-6)
+    assert distance(expected.written["y"], (x * x)) == Distance(0, 0)
 
 
 def test_weights_beyond_the_limit_of_a_file_go_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

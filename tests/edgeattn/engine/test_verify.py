@@ -405,6 +405,15 @@ def test_float32_on_a_gpu_may_be_tf32_unless_it_was_switched_off(two_outputs: Pa
     assert off_by(5e-3, {}) == ["reference", "shapes"]
 
 
+def test_half_inputs_and_outputs_are_verified_as_they_are(tmp_path: Path) -> None:
+    text = "g (float16[batch,6] x) => (float16[batch,6] y) { y = Sigmoid(x) }"
+    graph = save(from_text(text), tmp_path / "half.onnx")
+    with load(graph) as engine:
+        assert not failed(verify_engine(engine, graph))
+        wrong = Faulty(engine, lambda out, _: {n: a * np.float16(1.05) for n, a in out.items()})
+        assert failed(verify_engine(wrong, graph)) == ["reference", "shapes"]
+
+
 def test_noise_that_drowns_the_output_is_not_judged(tmp_path: Path) -> None:
     text = """
     g (float[batch,6] x) => (float[batch,6] y) {
