@@ -68,11 +68,19 @@ def release_written_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[
             changed.
 
     Returns:
-        A new graph, and what was decided for each quantized attention that it writes out.
+        A new graph, or the same if nothing is to be taken away; and what was decided for each
+        quantized attention that it writes out.
     """
+    types = infer_types(model)
+    decided = _Written(model, types).decide()
+    decisions = [decision for _, decision in decided]
+    refused = [product for product, decision in decided if not decision.quantized]
+    if not refused:
+        return model, decisions
     released = onnx.ModelProto()
     released.CopyFrom(model)
-    return released, _Written(released, infer_types(released)).release()
+    _Written(released, types).release(refused)
+    return released, decisions
 
 
 def _decide_nodes(model: onnx.ModelProto, types: dict[str, TensorType]) -> list[Decision]:
@@ -115,28 +123,29 @@ class _Written:
         self._pairs = QdqPairs(model)
         self._names = FreshNames(model.graph)
 
-    def release(self) -> list[Decision]:
-        """Take the Q/DQ away from the products that TensorRT could not fuse."""
+    def decide(self) -> list[tuple[AttentionProduct, Decision]]:
+        """Find the quantized attention, and say of each whether TensorRT could fuse it."""
+        nodes = self._model.graph.node
+        decided = []
+        for product in AttentionProducts(self._model.graph, Constants(self._model)).found:
+            places = (*product.logits, *product.outputs)
+            if any(self._pairs.origin(name) for i in places for name in nodes[i].input):
+                first = nodes[product.logits[0]]
+                decision = _decide(node_label(first), first, self._obstacle(product))
+                decided.append((product, decision))
+        return decided
+
+    def release(self, products: Sequence[AttentionProduct]) -> None:
+        """Take the Q/DQ away from before products."""
         graph = self._model.graph
         nodes = list(graph.node)
         used_before = used_names(graph)
-        found = AttentionProducts(graph, Constants(self._model)).found
-        decisions = []
-        added: dict[int, list[onnx.NodeProto]] = {}
-        for product in found:
-            places = (*product.logits, *product.outputs)
-            if not any(self._pairs.origin(name) for i in places for name in nodes[i].input):
-                continue
-            obstacle = self._obstacle(product)
-            first = nodes[product.logits[0]]
-            decisions.append(_decide(node_label(first), first, obstacle))
-            if obstacle:
-                added |= {i: self._read_unrounded(nodes[i]) for i in places if i not in added}
+        places = {i for product in products for i in (*product.logits, *product.outputs)}
+        added = {i: self._read_unrounded(nodes[i]) for i in sorted(places)}
         rewritten = [part for i, node in enumerate(nodes) for part in (*added.get(i, ()), node)]
         del graph.node[:]
         graph.node.extend(rewritten)
         drop_orphans(self._model, used_before)
-        return decisions
 
     def _obstacle(self, product: AttentionProduct) -> str:
         for place in product.logits:

@@ -64,6 +64,20 @@ def test_a_sum_of_bias_and_mask_too_large_to_store_is_added_at_run_time(
         assert_close(run(model, tensors), expected(case, tensors), "attention", "float32")
 
 
+@pytest.mark.parametrize("form", ["fused_mha", "attention"])
+@pytest.mark.parametrize("name", ["odd_map_mask_pad_then_roll", "grid", "whole_map"])
+def test_a_free_batch_alone_needs_no_arithmetic_of_indices(name: str, form: Form) -> None:
+    case = NAMED_CASES[name]
+    still, free = (attention_model(case, dynamic=False) for _ in range(2))
+    free.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    still, free = (decompose_groups(model, AttentionForm(form))[0] for model in (still, free))
+    assert [node.op_type for node in free.graph.node] == [node.op_type for node in still.graph.node]
+    free.opset_import[0].version = 23
+    tensors = case.tensors("float32")
+    tensors["qkv"] = np.concatenate([tensors["qkv"], -tensors["qkv"], tensors["qkv"][:1]])
+    assert_close(run(free, tensors), expected(case, tensors), "attention", "float32")
+
+
 # --- half types -----------------------------------------------------------------------------------
 
 
