@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,30 @@ from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt, lower_for_tens
 from edgeattn.engine.tensorrt.memory import check_memory, read_memory
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.plan import BuildPlan, make_plan, weights_of
+from edgeattn.engine.tensorrt.precision import (
+    PrecisionShares,
+    asked_precisions,
+    check_required_precision,
+)
 from edgeattn.engine.tensorrt.profiles import resolve_profiles
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.graph.files import embedded_manifest, input_specs, save_graph
 from edgeattn.graph.finite import check_finite
 from edgeattn.plugin.build import find_plugin_library
+
+_NOTHING_BUILT = PrecisionShares(
+    layers=0,
+    compute={},
+    products={},
+    reformats=0,
+    reformat_bytes=0,
+    moves=0,
+    move_bytes=0,
+    quantize_layers=0,
+    asked={},
+    changed=(),
+    unproven=(),
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +80,17 @@ def prepare(
     options, are_exported = _with_shapes(request.options, model)
     options = replace(options, profiles=resolve_profiles(options, input_specs(model)))
     lowered = lower_for_tensorrt(model, where.version, way=request.attention)
+    if request.require_precision is not None:
+        _check_required(lowered, request.require_precision)
     if request.lowered_graph is not None:
         _save_lowered(lowered, parents, request.lowered_graph)
     return Prepared(lowered, options, are_exported)
+
+
+def _check_required(lowered: LoweredForTensorRt, required: str) -> None:
+    """Refuse a requirement that no engine of this graph can meet, before minutes of building."""
+    asked = Counter(asked_precisions(lowered).values())
+    check_required_precision(replace(_NOTHING_BUILT, asked=asked), required)
 
 
 def _with_shapes(options: TensorRtOptions, model: onnx.ModelProto) -> tuple[TensorRtOptions, bool]:

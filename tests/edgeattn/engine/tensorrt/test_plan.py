@@ -259,6 +259,23 @@ def test_options_that_this_tensorrt_lacks_are_refused(graph):
         plan(graph, max_tactics=3)
 
 
+@pytest.mark.parametrize(
+    ("required", "said"),
+    [
+        ("int9", "'int9' is no precision to require"),
+        ("fp16", "fp16 was required, but the graph asks for float16 in none of its products"),
+    ],
+)
+def test_a_precision_that_no_engine_of_this_graph_can_have_is_refused(graph, required, said):
+    request = TensorRtRequest(target="jetson-thor", require_precision=required)
+    with pytest.raises(BuildError, match=said):
+        plan(graph, request)
+
+
+def test_a_precision_that_the_graph_asks_for_may_be_required(graph):
+    plan(graph, TensorRtRequest(target="jetson-thor", require_precision="int8+fp32"))
+
+
 def test_weights_that_are_nan_are_refused_by_name(tmp_path):
     graph = from_text("g (float[2] x) => (float[2] y) <float[2] w = {nan, 1}> { y = Add(x, w) }")
     with pytest.raises(GraphError, match="the weight w holds 1 NaN"):
