@@ -177,6 +177,15 @@ def check_memory(
     return (limit if workspace is None else min(workspace, limit)), findings
 
 
+def usual_build_bytes(model_bytes: int) -> int:
+    """Estimate what a build takes of the system's memory, besides its workspace.
+
+    Args:
+        model_bytes: All weights of the lowered graph.
+    """
+    return _USUAL_COPIES * model_bytes + _BUILDER_BYTES
+
+
 def _check_weights(model_bytes: int, state: MemoryState) -> list[MemoryFinding]:
     """Compare what a build holds of a model with what there is for it."""
     if not state.is_shared and (state.gpu_free_bytes or 0) < model_bytes:
@@ -189,7 +198,7 @@ def _check_weights(model_bytes: int, state: MemoryState) -> list[MemoryFinding]:
     if state.swap_bytes:
         has += f", with {_mib(state.swap_bytes)} of swap"
     least = _LEAST_COPIES * model_bytes
-    usual = _USUAL_COPIES * model_bytes + _BUILDER_BYTES
+    usual = usual_build_bytes(model_bytes)
     if state.available_bytes + state.swap_bytes < least:
         text = f"{has}; a build of {_mib(model_bytes)} of weights needs at least {_mib(least)}"
         return [MemoryFinding("error", text, _advice(state))]

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from edgeattn.engine.tensorrt.lowering import AttentionWay
+from edgeattn.engine.tensorrt.memory import usual_build_bytes
 from edgeattn.engine.tensorrt.options import ShapeProfile
 from edgeattn.engine.tensorrt.plan import BuildPlan
 from edgeattn.plugin.build import PLUGIN
@@ -113,6 +114,8 @@ def _about_resources(plan: BuildPlan) -> Iterator[Row]:
     text = f"{workspace} MiB" if workspace else "what is free when it is built, less a reserve"
     pools = [f"{name} {mib:g} MiB" for name, mib in options["pools"].items()]
     yield "workspace", "; ".join([text, *pools])
+    needed = usual_build_bytes(plan.weights_bytes)
+    yield "memory", f"a build of these weights usually takes about {_size(needed)} besides"
     if options["no_timing_cache"]:
         yield "timing", "every kernel is measured anew, and nothing kept"
     else:
@@ -201,8 +204,9 @@ def _and(texts: Sequence[str]) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return (
-        f"{num_bytes / (1 << 20):.1f} MiB"
-        if num_bytes >= 1 << 20
-        else f"{num_bytes / 1024:.1f} KiB"
-    )
+    value, unit = float(num_bytes), "KiB"
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1024:
+            break
+    return f"{value:.1f} {unit}"

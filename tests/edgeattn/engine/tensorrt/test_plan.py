@@ -224,6 +224,15 @@ def test_the_lowest_level_is_not_taken_for_the_default(graph):
     assert "optimization level 0;" in told(plan(graph, optimization_level=0), "settings")
 
 
+def test_the_memory_of_a_build_is_estimated_for_boards_that_are_not_here(graph):
+    planned = plan(graph)
+    assert told(planned, "memory") == (
+        "a build of these weights usually takes about 1.0 GiB besides"
+    )
+    large = replace(planned, weights_bytes=1 << 30)
+    assert "about 4.0 GiB" in told(large, "memory")  # three copies, and what the builder takes
+
+
 def test_defaults_are_told_too(graph):
     planned = plan(graph)
     assert told(planned, "workspace").startswith("what is free when it is built")
