@@ -389,6 +389,7 @@ def install(ledger: Ledger) -> dict[str, types.ModuleType]:
     def memcpy_dtoh_async(dest: Any, src: Any, stream: Stream | None = None) -> None:
         ledger.check_context("cuMemcpyDtoHAsync")
         data = np.frombuffer(memoryview(dest).cast("B"), np.uint8)
+        assert data.size
         assert not memoryview(dest).readonly
         memory = ledger.memory(int(src), data.size)
 

@@ -492,6 +492,17 @@ def test_a_query_without_copies_has_none_in_its_times(bench):
     assert not {"copy in", "copy out"} & set(bench.gpu.log)
 
 
+def test_a_query_that_cannot_be_bound_keeps_no_memory(bench):
+    with bench.open() as engine:
+        engine.run({"x": x_of(2)})
+        kept = len(bench.gpu.host)
+        bench.script.fails = {"execute_async_v3", "execute_async_v3 captured"}
+        with pytest.raises(EngineError, match="TensorRT did not enqueue") as error:
+            engine.bind({"x": x_of(3)})
+        assert len(bench.gpu.host) == kept, "while the error is held"
+        assert error.value.hint
+
+
 def test_a_dropped_query_gives_its_memory_back(bench):
     with bench.open() as engine:
         engine.run({"x": x_of(2)})
@@ -687,12 +698,15 @@ def test_gpu_memory_that_does_not_suffice_is_an_error_and_a_smaller_query_runs(b
         assert engine.run({"x": x_of(3)})["y"].shape == (3, 2)
 
 
-def test_a_gpu_that_fails_in_the_middle_is_an_error_and_closing_still_works(bench):
-    with bench.open() as engine:
+@pytest.mark.parametrize("zero_copy", [False, True])
+def test_a_gpu_that_fails_in_the_middle_is_an_error_and_closing_still_works(zero_copy, bench):
+    """Without copies it fails in the wait: then work is still pending when the engine closes."""
+    with bench.open(zero_copy=zero_copy) as engine:
         engine.run({"x": x_of(2)})
         bench.gpu.broken = True
         with pytest.raises(EngineError, match="CUDA failed on GPU 0"):
             engine.run({"x": x_of(2)})
+        assert any(bench.gpu.streams.values()) is zero_copy
         bench.gpu.broken = False
 
 
@@ -710,10 +724,14 @@ def test_an_exception_while_enqueuing_or_recording_leaves_a_usable_engine(
         bench.script.during = interrupt
         with pytest.raises(error):
             engine.run({"x": x_of(2)})
+        assert not any(bench.gpu.streams.values()), "the context is lent with work in it"
         bench.script.during = lambda: None
+        bench.script.calls.clear()
         for _ in range(3):
             found = engine.run({"x": x_of(2)})["y"]
             np.testing.assert_array_equal(found, plant_rows({"x": (2, 3)})["y"])
+        assert bench.count("set_input_shape") == 1, "a context that failed is told everything"
+        assert bench.count("execute_async_v3") == 2, "and records anew"
         assert bench.gpu.captures == {}
         assert engine.settings["cuda_graph"] is True
 
