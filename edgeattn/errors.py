@@ -61,6 +61,10 @@ class TargetError(EdgeAttnError, ValueError):
     """A board, a JetPack or a GPU architecture that is not known, or that do not go together."""
 
 
+class BoardError(EdgeAttnError, RuntimeError):
+    """Sensors that cannot be read, or clocks that cannot be set."""
+
+
 class PluginError(EdgeAttnError, RuntimeError):
     """A kernel library or plugin that cannot be built, loaded or run."""
 

@@ -1,0 +1,1 @@
+"""The board during a measurement: clocks, temperatures, watts, throttling; energy per query."""
