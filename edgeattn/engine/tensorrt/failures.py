@@ -18,7 +18,8 @@ from edgeattn.errors import BuildError, EdgeAttnError, EngineError
 
 _MOST_QUOTED = 240
 _UNKNOWN_HINT = (
-    "the lines before it in TensorRT's log may say more; `edgeattn doctor` looks at the machine"
+    "the lines before it in TensorRT's log (NAME.engine.log of a build) may say more; "
+    "`edgeattn doctor` looks at the machine"
 )
 _SILENT_HINT = (
     "`edgeattn doctor` looks at the machine, and `sudo dmesg` tells of memory that the kernel "
