@@ -29,7 +29,8 @@ from edgeattn.engine.tensorrt.lowering import AttentionWay
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.engine.tensorrt.versions import installed_version
-from edgeattn.engine.verify import VerifyCheck, verify_engine
+from edgeattn.engine.verify import verify_engine
+from edgeattn.engine.verify_check import VerifyCheck
 from edgeattn.errors import EdgeAttnError
 from edgeattn.graph.files import save_graph
 from edgeattn.graph.op import OP_DOMAIN, OP_VERSION, make_attention_node

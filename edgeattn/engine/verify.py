@@ -11,24 +11,30 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.engine.base import Engine, TensorSpec
-from edgeattn.engine.reference import Arrays, Distance, Expected, Reference, distance
+from edgeattn.engine.reference import (
+    NOISE_FACTOR,
+    Arrays,
+    Distance,
+    Expected,
+    Reference,
+    distance,
+)
+from edgeattn.engine.verify_check import VerifyCheck, Worst
 from edgeattn.engine.verify_queries import Queries, Shapes, make_queries
 from edgeattn.errors import DataError, EngineError
+from edgeattn.graph.compare import finite_or_none
 from edgeattn.graph.files import load_graph
 from edgeattn.inputs import Dim
 
-Verdict = Literal["ok", "failed", "skipped"]
 Progress = Callable[[int, "int | None", str], None]
 
 # An engine that gives the same bits in two runs has to give them always; one that does not, since
@@ -36,30 +42,8 @@ Progress = Callable[[int, "int | None", str], None]
 _REPEAT_FACTOR = 4.0
 _REPEAT_FLOOR = Distance(1e-6, 1e-5)
 
-# Where rounding alone moves the output by half of its size, no error could be told from it.
-_LOUDEST_NOISE = 0.5
-
-
-@dataclass(frozen=True)
-class VerifyCheck:
-    """What one check found.
-
-    Attributes:
-        name: What was checked.
-        verdict: `ok`, `failed`, or `skipped` with the reason.
-        detail: What was found, in words.
-        worst: Largest error, as part of the output's root mean square; `None` if none was
-            measured or it is not finite.
-    """
-
-    name: str
-    verdict: Verdict
-    detail: str
-    worst: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn the check into JSON values."""
-        return asdict(self)
+# A tolerance of half of the output's size would pass what is plainly wrong.
+_LOOSEST = 0.5
 
 
 def verify_engine(
@@ -201,25 +185,25 @@ class _Trial:
         for name, bound in self.bounds.items():
             found = distance(expected.exact[name], result[name])
             worst = max(worst, found.rms)
-            if bound.rms > _LOUDEST_NOISE:
-                loud.append(name)
-            elif not found.fits(bound):
+            if not found.fits(bound):
                 failures.append(
                     f"{name} is {found} from what the graph computes; allowed are {bound}"
                     + self._explain(name, result[name], expected)
                 )
+            elif bound.rms > _LOOSEST:
+                loud.append(name)
             else:
                 worst_share = max(worst_share, found.rms / bound.rms, found.peak / bound.peak)
         precision = "+".join(self.precisions)
         if failures:
-            return VerifyCheck("reference", "failed", "; ".join(failures), _finite(worst))
+            return VerifyCheck("reference", "failed", "; ".join(failures), finite_or_none(worst))
         if loud:
             return VerifyCheck(
                 "reference",
                 "skipped",
                 f"rounding to {precision} alone moves {', '.join(loud)} by more than "
-                f"{100 * _LOUDEST_NOISE / 2:.0f} % on these inputs: give real ones",
-                _finite(worst),
+                f"{100 * _LOOSEST / NOISE_FACTOR:.0f} % on these inputs: give real ones",
+                finite_or_none(worst),
             )
         return VerifyCheck(
             "reference",
@@ -241,46 +225,59 @@ class _Trial:
             return " (every query has the outputs of the first: stale inputs?)"
         return ""
 
+    @cached_property
+    def row_outputs(self) -> list[str]:
+        """Outputs with a row for each sample of a batch of several."""
+        outputs = self.expected[0].written
+        rows = [name for name, array in outputs.items() if array.shape[:1] == (self.batch,)]
+        return rows if self.batch > 1 else []
+
     def equal_rows(self) -> VerifyCheck:
         """Fill a batch with copies of one sample."""
-        if self.batch < 2:
-            return VerifyCheck("equal rows", "skipped", "a batch is one sample")
+        if not self.row_outputs:
+            return VerifyCheck("equal rows", "skipped", self._why_no_rows())
         query = {
             name: np.repeat(array[:1], self.batch, axis=0)
             for name, array in self.queries[0].items()
         }
-        result = self.engine.run(query)
-        apart = _Worst()
-        for name, array in result.items():
-            if array.ndim and len(array) == self.batch:
-                first = np.repeat(array[:1], self.batch, axis=0)
-                apart.add(name, distance(first, array), self.bounds[name])
+        expected, result = self.reference.run(query).written, self.engine.run(query)
+        apart = Worst()
+        for name in self.row_outputs:
+            first = np.repeat(expected[name][:1], self.batch, axis=0)
+            if not distance(first, expected[name]).fits(self.bounds[name]):
+                reason = "the graph itself tells the rows of a batch apart"
+                return VerifyCheck("equal rows", "skipped", reason)
+            first = np.repeat(result[name][:1], self.batch, axis=0)
+            apart.add(name, distance(first, result[name]), self.bounds[name])
         return apart.check("equal rows", f"{self.batch} equal rows", "apart")
 
     def rows_apart(self) -> VerifyCheck:
         """Change the neighbours of a sample."""
-        if self.batch < 2:
-            return VerifyCheck("rows apart", "skipped", "a batch is one sample")
+        if not self.row_outputs:
+            return VerifyCheck("rows apart", "skipped", self._why_no_rows())
         query = {name: array.copy() for name, array in self.queries[1].items()}
         for name, array in query.items():
             array[0] = self.queries[0][name][0]
         expected = self.reference.run(query).written
-        before = {name: array[:1] for name, array in self.expected[0].written.items() if array.ndim}
-        after = {name: expected[name][:1] for name in before}
-        if not _farthest(before, after)[1].fits(_REPEAT_FLOOR):
-            reason = "the graph itself mixes the rows of a batch"
-            return VerifyCheck("rows apart", "skipped", reason)
-        result = self.engine.run(query)
-        moved = _Worst()
-        for name in before:
+        moved, result = Worst(), self.engine.run(query)
+        for name in self.row_outputs:
+            before, after = self.expected[0].written[name][:1], expected[name][:1]
+            if not distance(before, after).fits(_REPEAT_FLOOR):
+                reason = "the graph itself mixes the rows of a batch"
+                return VerifyCheck("rows apart", "skipped", reason)
             found = distance(self.results[0][name][:1], result[name][:1])
             moved.add(name, found, self.repeat_bound)
         return moved.check("rows apart", "a row beside other rows", "off")
 
+    def _why_no_rows(self) -> str:
+        if self.batch < 2:
+            return "a batch is one sample"
+        return "no output has a row for each sample"
+
     def replay(self) -> VerifyCheck:
         """Bind two queries and run them in turns."""
         first, second = (self.engine.bind(query) for query in self.queries[:2])
-        moved = _Worst()
+        moved = Worst()
         for turn, (bound, expected) in enumerate(
             [(first, 0), (second, 1), (first, 0), (first, 0), (second, 1)]
         ):
@@ -301,7 +298,7 @@ class _Trial:
         """Run other shapes, then the first one again."""
         if not self.others:
             return VerifyCheck("shapes", "skipped", "the engine takes one shape")
-        moved, names = _Worst(), []
+        moved, names = Worst(), []
         for shapes in self.others:
             query = self.draw(shapes)
             names.append(_spelled(shapes))
@@ -320,7 +317,7 @@ class _Trial:
         """Compare with the same plan run without CUDA graphs."""
         if other is None:
             return VerifyCheck("CUDA graph", "skipped", "no engine without a graph was given")
-        moved = _Worst()
+        moved = Worst()
         for query, result in zip(self.queries, self.results, strict=True):
             name, found = _farthest(result, other.run(query))
             moved.add(name, found, self.repeat_bound)
@@ -332,33 +329,10 @@ class _Trial:
             return VerifyCheck("second build", "skipped", "no second engine was given")
         result = _joined_arrays([_copied(other.run(query)) for query in self.queries])
         first = _joined_arrays(self.results)
-        moved = _Worst()
+        moved = Worst()
         for name, bound in self.bounds.items():
             moved.add(name, distance(first[name], result[name]), bound)
         return moved.check("second build", "two builds", "apart")
-
-
-class _Worst:
-    """The largest of several distances, each against its bound."""
-
-    def __init__(self) -> None:
-        self._share, self._rms = -1.0, 0.0
-        self._what, self._found, self._bound = "", Distance(0.0, 0.0), Distance(0.0, 0.0)
-        self._exact = True
-
-    def add(self, what: str, found: Distance, bound: Distance) -> None:
-        share = max(found.rms / bound.rms, found.peak / bound.peak)
-        self._exact = self._exact and found == Distance(0.0, 0.0)
-        self._rms = max(self._rms, found.rms)
-        if share > self._share:
-            self._share, self._what, self._found, self._bound = share, what, found, bound
-
-    def check(self, name: str, what: str, how: str) -> VerifyCheck:
-        if self._share > 1:
-            text = f"{self._what} is {self._found} {how}; allowed are {self._bound}"
-            return VerifyCheck(name, "failed", text, _finite(self._rms))
-        found = "equal to the last bit" if self._exact else f"at most {self._found} {how}"
-        return VerifyCheck(name, "ok", f"{what}: {found}", self._rms)
 
 
 def _tensor_faults(
@@ -417,7 +391,3 @@ def _farthest(reference: Arrays, candidate: Arrays) -> tuple[str, Distance]:
     found = {name: distance(array, candidate[name]) for name, array in reference.items()}
     name = max(found, key=lambda name: found[name].peak)
     return name, found[name]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -12,7 +12,7 @@ from edgeattn.deploy import selftest
 from edgeattn.deploy.selftest import SelfTestCase, run_selftest, write_graph
 from edgeattn.engine.cpu import CpuEngine
 from edgeattn.engine.load import load
-from edgeattn.engine.verify import VerifyCheck
+from edgeattn.engine.verify_check import VerifyCheck
 from edgeattn.errors import BuildError
 from edgeattn.graph.files import load_graph
 from edgeattn.graph.op import attention_nodes

@@ -15,7 +15,8 @@ from edgeattn.artifacts import Manifest
 from edgeattn.calibration.random_samples import RandomSamples
 from edgeattn.engine.base import BoundQuery, Engine, TensorSpec
 from edgeattn.engine.load import load
-from edgeattn.engine.verify import VerifyCheck, verify_engine
+from edgeattn.engine.verify import verify_engine
+from edgeattn.engine.verify_check import VerifyCheck
 from edgeattn.errors import DataError, EngineError
 from edgeattn.models.registry import create_model, get_entry
 from tests.graphs import from_text, save
@@ -206,6 +207,32 @@ def test_a_graph_that_mixes_its_rows_itself_is_not_blamed(tmp_path: Path) -> Non
         "skipped",
         "the graph itself mixes the rows of a batch",
     )
+
+
+def test_a_graph_whose_outputs_have_no_rows_or_tell_them_apart_is_not_blamed(
+    tmp_path: Path,
+) -> None:
+    sums = """
+    g (float[4,3] x) => (float[3] y) {
+        axis = Constant<value = int64[1] {0}>()
+        y = ReduceSum<keepdims = 0>(x, axis)
+    }
+    """
+    graph = save(from_text(sums), tmp_path / "sums.onnx")
+    with load(graph) as engine:
+        checks = verify_engine(engine, graph)
+    for name in ("equal rows", "rows apart"):
+        assert found(checks, name).detail == "no output has a row for each sample"
+    counted = """
+    g (float[3,1] x) => (float[3,1] y) {
+        place = Constant<value = float[3,1] {1.0, 2.0, 3.0}>()
+        y = Mul(x, place)
+    }
+    """
+    graph = save(from_text(counted), tmp_path / "counted.onnx")
+    with load(graph) as engine:
+        check = found(verify_engine(engine, graph), "equal rows")
+    assert check.detail == "the graph itself tells the rows of a batch apart"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -426,8 +453,10 @@ def test_noise_that_drowns_the_output_is_not_judged(tmp_path: Path) -> None:
     graph = save(from_text(text), tmp_path / "coarse.onnx")
     with load(graph) as engine:
         check = found(verify_engine(engine, graph), "reference")
+        wrong = Faulty(engine, lambda out, _: {n: 9 * a for n, a in out.items()})
+        assert "reference" in failed(verify_engine(wrong, graph))  # beyond any noise
     assert check.verdict == "skipped"
-    assert "rounding to int8 alone moves y" in check.detail
+    assert "rounding to int8 alone moves y by more than 17 %" in check.detail
 
 
 def test_checks_are_reported_as_they_run(two_outputs: Path) -> None:
