@@ -10,10 +10,11 @@
 #
 # Needs nvcc, CMake, and a Python (PYTHON, else python3) with torch for CUDA, pytest, hypothesis,
 # onnx, onnxruntime, click and rich; compute-sanitizer for four of the steps. Works from a checkout
-# alone: nothing is installed or fetched. With pycuda and cuda-python (pycuda comes as source only:
-# pip install a pycuda-*.tar.gz, where nvcc is), the tests also show what the TensorRT engine makes of
-# them: buffers, page-locked memory, events, the context that PyTorch has too, graphs. The summary says
-# which of them, and of TensorRT, were there.
+# alone: nothing is installed or fetched. With pycuda and cuda-python the tests also show what the
+# TensorRT engine makes of them: buffers, page-locked memory, events, the context that PyTorch has too,
+# graphs. The summary says which of them, and of TensorRT, were there. pycuda comes as source: `pip
+# download --no-deps --no-binary pycuda pycuda` where there is a network, `pip install` of what that
+# fetched where nvcc is.
 # shellcheck disable=SC2329  # functions are called by name
 set -uo pipefail
 

@@ -357,7 +357,8 @@ class IExecutionContext:
         if not address:
             return False
         self._addresses[name] = address
-        allocator.notify_shape(name, self._planted()[name].shape)
+        if not self._script.is_refused("notify_shape"):
+            allocator.notify_shape(name, self._planted()[name].shape)
         return True
 
     def _planted(self) -> Mapping[str, np.ndarray]:

@@ -322,6 +322,15 @@ def test_memory_that_does_not_suffice_for_such_an_output_is_the_error(bench):
         assert engine.run({"x": x_of(2)})["found"].shape == (4, 2)
 
 
+def test_an_old_shape_is_not_taken_for_one_that_tensorrt_does_not_tell(bench):
+    bench.play(X, Y, FOUND, plant=plant_found([3]))
+    with bench.open() as engine:
+        engine.run({"x": x_of(2)})
+        bench.script.fails = {"notify_shape"}
+        with pytest.raises(EngineError, match="TensorRT gave no shape of found"):
+            engine.run({"x": x_of(2)})
+
+
 # Graphs
 
 
