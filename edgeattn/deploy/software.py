@@ -117,7 +117,10 @@ def check_tensorrt(machine: Machine, board: Board | None) -> Iterator[Finding]:
     found = machine.probe(_IMPORT_TENSORRT)
     if architectures is None:
         yield Finding(
-            "error", "driver", f"the NVIDIA driver does not start: {driver_cuda}", "reboot"
+            "error",
+            "driver",
+            f"the NVIDIA driver does not start: {driver_cuda}",
+            "reboot if it was updated; nvidia-smi and dmesg say more",
         )
     elif not architectures:
         yield Finding("note", "driver", "no NVIDIA GPU: engines run on the CPU")
@@ -307,7 +310,9 @@ def _candidates(machine: Machine) -> Iterator[Path]:
     for folder in machine.environ.get("LD_LIBRARY_PATH", "").split(":"):
         if folder:
             yield from sorted(machine.path(folder).glob("libnvinfer.so*"))
-    for match in _LDCONFIG.finditer(machine.run("ldconfig", "-p") or ""):
+    # Not every user's path has /sbin.
+    cache = machine.run("ldconfig", "-p") or machine.run("/sbin/ldconfig", "-p") or ""
+    for match in _LDCONFIG.finditer(cache):
         yield machine.path(match[1])
 
 
