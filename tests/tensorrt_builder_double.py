@@ -42,8 +42,9 @@ class Script:
         plan: Bytes that a build yields; `None` if it yields nothing.
         says: Lines of log by what is being done: `plugins`, `start`, `parse`, `config`, `cache`,
             `profile`, `build`, `load`, `inspect`; severity and text.
-        nothing: What gives nothing: `plugins`, `builder`, `network`, `config`, `profile`, `engine`,
-            `inspector`, `context`, `information`, `serialize`, `used_libraries`, `registry`.
+        nothing: What gives nothing: `plugins`, `creators`, `builder`, `network`, `config`,
+            `profile`, `memory`, `engine`, `inspector`, `context`, `information`, `serialize`,
+            `used_libraries`.
         refuses: What is refused: `pools`, `tactics`, `profile`, `invalid profile`, `shapes`,
             `shape`, `calibration`, `cache`, `library`, `own library`.
         parser_errors: Errors of the parser.
@@ -95,8 +96,7 @@ class Script:
         _Played._script = self
         for kind in (Builder, OnnxParser, Runtime):
             monkeypatch.setattr(trt, kind.__name__, kind)
-        registry = None if "registry" in self.nothing else IPluginRegistry()
-        monkeypatch.setattr(trt, "get_plugin_registry", lambda: registry)
+        monkeypatch.setattr(trt, "get_plugin_registry", IPluginRegistry)
         monkeypatch.setattr(trt, "init_libnvinfer_plugins", self._init_plugins)
 
     def _init_plugins(self, logger: Any, namespace: str) -> bool:
@@ -361,6 +361,8 @@ class Builder(_Played):
     ) -> IHostMemory | None:
         script = self._script
         script.play("build", self._logger)
+        if "memory" in script.nothing:
+            raise MemoryError("std::bad_alloc")
         calibrator = getattr(config, "int8_calibrator", None)
         if calibrator is not None:
             names = [tensor.name for tensor in network._inputs]
@@ -382,11 +384,20 @@ class Builder(_Played):
 
 class IPluginRegistry(_Played):
     @property
-    def all_creators(self) -> list[Any]:
-        creators: list[Any] = [object()]  # a kind that the bindings have no class for
-        for name, version, namespace in self._script.registered:
-            creators.append(IPluginCreatorV3One(name, version, namespace))
-        return creators
+    def all_creators(self) -> list[IPluginCreatorV3One] | None:
+        if "creators" in self._script.nothing:
+            return None
+        others = [("NMS_TRT", "1", ""), (PLUGIN_NODE, "2", ""), (PLUGIN_NODE, "1", "other")]
+        return [IPluginCreatorV3One(*each) for each in (*others, *self._script.registered)]
+
+    def get_creator(
+        self,
+        type: str,  # noqa: A002
+        version: str,
+        plugin_namespace: str = "",
+    ) -> IPluginCreatorV3One | None:
+        wanted = (type, version, plugin_namespace)
+        return IPluginCreatorV3One(*wanted) if wanted in self._script.registered else None
 
     def load_library(self, plugin_path: str) -> object | None:
         self._script.calls.append(f"library {Path(plugin_path).name}")

@@ -85,7 +85,7 @@ def build_plan(
     Ctrl-C stops the build at TensorRT's next step; the timings that it has taken by then are kept.
 
     Args:
-        lowered: The graph. Weights beyond 2 GB move out of it into a temporary file.
+        lowered: The graph. Weights beyond 2 GB move out of it: it can be built once then.
         options: How to build; profiles are made whole.
         plan: The file to write. Its folder also takes the graph for as long as the build runs.
         progress: Called on this thread with percent done, 100, and the phase at hand.
@@ -109,6 +109,11 @@ def build_plan(
     profiles = resolve_profiles(options, inputs)
     check_writable(plan)
     plugin = find_for_build(lowered, version, options)
+    if plugin is not None and options.dla_core is not None and not options.allow_gpu_fallback:
+        raise BuildError(
+            "the graph's attention runs in a plugin, and DLA runs no plugins",
+            "add --allow-gpu-fallback, which runs it on the GPU",
+        )
     workspace_bytes = _check_memory(lowered, options)
     timings = open_timing_cache(options, version, identify_gpu(options.device))
     with (
@@ -351,6 +356,8 @@ def _explained(log: CapturedLog) -> Iterator[None]:
     except BaseException as err:
         traceback.clear_frames(err.__traceback__)
         known = explain_exception(err, BuildError, log, since=began)
+        if isinstance(err, MemoryError):  # what the bindings make of std::bad_alloc
+            known = build_error("the build ran out of the system's memory", log, since=began)
         if known is not None:
             raise known from err
         raise

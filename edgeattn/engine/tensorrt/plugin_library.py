@@ -120,16 +120,11 @@ def is_registered(registry: tensorrt.IPluginRegistry) -> bool:
     The list of creators is read: asking for one that is not there makes TensorRT log an error.
     """
     wanted = (OP_TYPE, PLUGIN_ATTRIBUTES["plugin_version"], PLUGIN_ATTRIBUTES["plugin_namespace"])
-    return any(
-        # Creators of kinds that the bindings do not know come without names.
-        (
-            getattr(creator, "name", None),
-            getattr(creator, "plugin_version", None),
-            getattr(creator, "plugin_namespace", None),
-        )
-        == wanted
-        for creator in registry.all_creators
-    )
+    creators = registry.all_creators
+    if creators is None:  # the bindings met a creator of a kind that they do not know
+        return registry.get_creator(*wanted) is not None
+    names = ("name", "plugin_version", "plugin_namespace")  # which every class of creators has
+    return any(tuple(getattr(each, name) for name in names) == wanted for each in creators)
 
 
 def _check_same(path: Path, digest: str) -> None:

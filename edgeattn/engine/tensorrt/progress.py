@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeattn.engine.tensorrt.imports import import_tensorrt
 
@@ -94,11 +94,13 @@ class Watch:
 
     Attributes:
         stop: Set once the build shall stop.
+        errors: What was raised where TensorRT called us, which stops the build too.
         positions: Percent, 100 and what is being done, for the caller's thread to show; `None` at
             the end of the work.
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
+    errors: list[BaseException] = field(default_factory=list)
     positions: queue.SimpleQueue[tuple[int, int | None, str] | None] = field(
         default_factory=queue.SimpleQueue
     )
@@ -111,8 +113,11 @@ class Watch:
         """End the work if it shall stop.
 
         Raises:
-            BuildCancelled: If so.
+            BuildCancelled: If so, unless something was raised where TensorRT called us: that is
+                raised then.
         """
+        if self.errors:
+            raise self.errors.pop()
         if self.stop.is_set():
             raise BuildCancelled
 
@@ -129,29 +134,32 @@ def make_progress_monitor(watch: Watch) -> tensorrt.IProgressMonitor:
     phases = Phases()
 
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """TensorRT's questions, from any of its threads. What is raised in one would be lost."""
+        """TensorRT's questions, from any of its threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._shown = (-1, "")
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            phases.start(phase_name, parent_phase, num_steps)
-            self._show()
+            self._do(phases.start, phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            phases.complete(phase_name, step)
-            self._show()
+            self._do(phases.complete, phase_name, step)
             return not watch.stop.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            phases.finish(phase_name)
+            self._do(phases.finish, phase_name)
 
-        def _show(self) -> None:
-            position = phases.position()
-            if position != self._shown:  # a build has tens of thousands of steps
-                self._shown = position
-                watch.report(position[0], 100, position[1])
+        def _do(self, change: Callable[..., None], *arguments: Any) -> None:
+            try:
+                change(*arguments)
+                position = phases.position()
+                if position[1] and position != self._shown:  # there are thousands of steps
+                    self._shown = position
+                    watch.report(position[0], 100, position[1])
+            except BaseException as err:  # the bindings would print it, and drop the build unsaid
+                watch.errors.append(err)
+                watch.stop.set()
 
     return ProgressMonitor()
 

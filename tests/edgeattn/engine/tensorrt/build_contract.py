@@ -195,6 +195,11 @@ def test_an_empty_plan_is_no_engine(script, tmp_path):
     assert "TensorRT built no engine" in failure(tmp_path).message
 
 
+def test_memory_of_the_system_that_runs_out_is_said(script, tmp_path):
+    script.nothing = {"memory"}
+    assert "the build ran out of the system's memory" in failure(tmp_path).message
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

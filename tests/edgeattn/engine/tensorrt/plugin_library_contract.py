@@ -182,6 +182,25 @@ def test_a_plugin_lost_between_loading_and_parsing_is_explained(script, tmp_path
     assert error.value.hint
 
 
+def test_a_registry_with_creators_of_unknown_kinds_is_asked_for_ours(script, tmp_path):
+    script.nothing = {"creators"}
+    library = plugin_file(tmp_path)
+    assert attention_build(tmp_path, library).used_plugin_libraries == (library.resolve(),)
+    attention_build(tmp_path, library)
+    assert script.calls.count("library plugin.so") == 1
+
+
+def test_dla_runs_a_plugin_on_the_gpu_or_not_at_all(script, tmp_path):
+    if not VERSION.has_dla:
+        return
+    script.dla_cores = 1
+    library = plugin_file(tmp_path)
+    with pytest.raises(BuildError, match="DLA runs no plugins") as error:
+        attention_build(tmp_path, library, dla_core=0)
+    assert "--allow-gpu-fallback" in error.value.hint
+    attention_build(tmp_path, library, dla_core=0, allow_gpu_fallback=True)
+
+
 def test_no_registry_is_an_error(script, tmp_path, monkeypatch):
     monkeypatch.setattr(trt, "get_plugin_registry", lambda: None)
     with pytest.raises(BuildError, match="TensorRT has no plugin registry"):

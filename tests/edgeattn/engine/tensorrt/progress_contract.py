@@ -6,6 +6,7 @@ import ctypes
 import gc
 import threading
 
+import pytest
 import tensorrt as trt
 
 from edgeattn.engine.tensorrt.progress import Watch, make_progress_monitor
@@ -58,6 +59,7 @@ def test_phases_and_steps_become_percent_and_a_name():
         (25, 100, "Building Engine"),
         (25, 100, "Tactic Selection ½"),
         (37, 100, "Tactic Selection ½"),
+        (25, 100, "Building Engine"),
         (100, 100, "Building Engine"),
     ]
 
@@ -102,6 +104,20 @@ def test_names_that_tensorrt_makes_up_later_do_no_harm(capfd):
     assert optimizer.step("never begun", 7)
     optimizer.finish("never begun")
     assert optimizer.step("child of nobody", 99)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_goes_wrong_in_a_callback_stops_the_build_and_is_kept(capfd, monkeypatch):
+    def fail(*position: object) -> None:
+        raise ZeroDivisionError("in a callback")
+
+    watch = Watch()
+    optimizer = Optimizer(make_progress_monitor(watch))
+    monkeypatch.setattr(watch, "report", fail)
+    optimizer.start("Building", None, 3)
+    assert optimizer.step("Building", 0) is False
+    with pytest.raises(ZeroDivisionError, match="in a callback"):
+        watch.raise_if_stopped()
     assert capfd.readouterr().err == ""
 
 
