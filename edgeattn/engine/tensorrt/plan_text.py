@@ -204,9 +204,7 @@ def _and(texts: Sequence[str]) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    value, unit = float(num_bytes), "KiB"
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.1f} {unit}"
+    for exponent, unit in ((30, "GiB"), (20, "MiB")):
+        if num_bytes >= 1 << exponent:
+            return f"{num_bytes / (1 << exponent):.1f} {unit}"
+    return f"{num_bytes / 1024:.1f} KiB"

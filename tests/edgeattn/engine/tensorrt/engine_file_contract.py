@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import tensorrt as trt
 
-from edgeattn.artifacts import manifest_path, read_manifest, sha256_of_bytes
+from edgeattn.artifacts import Manifest, manifest_path, read_manifest, sha256_of_bytes
 from edgeattn.cli.main import run
 from edgeattn.engine.tensorrt import build as build_module
-from edgeattn.engine.tensorrt import destination
+from edgeattn.engine.tensorrt import destination, engine_file
+from edgeattn.engine.tensorrt.autotune import AutotuneResult, WayResult
+from edgeattn.engine.tensorrt.lowering import lower_for_tensorrt
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
+from edgeattn.errors import BuildError
 from tests.graphs import classifier
 from tests.graphs import save as save_plain
 from tests.tensorrt_builder_double import PLUGIN_NODE, Script
@@ -152,3 +155,78 @@ def test_inspect_tells_of_an_engine_what_its_build_told(script, graph, capsys):
     told = capsys.readouterr().out.splitlines()[1].strip()
     assert run(["inspect", "net.engine"]) == 0
     assert told in capsys.readouterr().out
+
+
+class Opened:
+    """Stands where an engine would be opened; notes how, and which plan it was given."""
+
+    def __init__(self, plan: Path, manifest: Manifest, **options: Any) -> None:
+        self.plan, self.options = plan.read_bytes(), options
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def test_verifying_builds_twice_and_compares_what_was_built(script, graph, monkeypatch, capsys):
+    seen: list[Any] = []
+
+    def require_verified(engine: Opened, source: Path, **others: Any) -> list[dict[str, Any]]:
+        seen.append((engine, source, others))
+        return [{"name": "a check", "verdict": "ok", "detail": "as it should be", "worst": None}]
+
+    monkeypatch.setattr(engine_file, "TensorRtEngine", Opened)
+    monkeypatch.setattr(engine_file, "require_verified", require_verified)
+    assert build("net.onnx", "--verify") == 0
+    out = capsys.readouterr().out
+    assert "a check" in out
+    assert "as it should be" in out
+    ((engine, source, others),) = seen
+    assert script.calls.count("build") == 2
+    assert (source.name, engine.plan) == ("net.onnx", script.plan)
+    assert others["second_build"] is not engine
+    assert others["without_graph"].options["cuda_graph"] is False
+    assert others["shapes"] == ({"x": (2, 5)},)
+    assert read_manifest(graph.with_name("net.engine")).report["verify"][0]["name"] == "a check"
+
+
+def test_an_engine_that_fails_a_check_is_not_written(script, graph, monkeypatch, capsys):
+    def require_verified(*engine: Any, **others: Any) -> list[dict[str, Any]]:
+        raise BuildError("the engine fails 1 of 9 checks: equal rows: they differ")
+
+    monkeypatch.setattr(engine_file, "TensorRtEngine", Opened)
+    monkeypatch.setattr(engine_file, "require_verified", require_verified)
+    assert build("net.onnx", "--verify") == 1
+    assert "equal rows: they differ" in capsys.readouterr().err
+    assert files(graph.parent) == {"net.onnx", "net.onnx.json", "net.engine.log"}
+
+
+def test_the_fastest_way_is_kept_and_all_are_told(script, tmp_path, monkeypatch, capsys):
+    save(block(dynamic=False), tmp_path / "block.onnx")
+
+    def autotune(model: Any, options: Any, folder: Path, *, version: Any, **more: Any) -> Any:
+        lowered = lower_for_tensorrt(model, version, way="native")
+        built = build_module.build_plan(lowered, options, folder / "native.plan", log=more["log"])
+        ways = (
+            WayResult("plugin", "failed", "no plugin library"),
+            WayResult("native", "won", "the only one", 1.5),
+        )
+        return AutotuneResult(built, lowered, ways)
+
+    monkeypatch.setattr(engine_file, "autotune_attention", autotune)
+    assert build("block.onnx", "--autotune-attention") == 0
+    out = capsys.readouterr().out
+    assert "attention plugin: failed, no plugin library" in out
+    assert "attention native: won, the only one" in out
+    manifest = read_manifest(tmp_path / "block.engine")
+    assert manifest.report["autotune"]["winner"] == "native"
+    assert manifest.report["attention_way"] == "native"
+    assert manifest.options["attention"] == "autotuned"
+    assert (tmp_path / "block.engine").read_bytes() == script.plan
+
+
+def test_faults_of_the_graph_are_warned_of(script, tmp_path, caplog):
+    save(block(dynamic=False, faulty=True), tmp_path / "block.onnx")
+    assert build("block.onnx", "--attention", "native") == 0
+    assert "head/MatMul" in caplog.text

@@ -24,9 +24,10 @@ from edgeattn.engine.tensorrt import run as run_module
 from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.errors import ArtifactError, EngineError
+from edgeattn.profiling.compare import compare
 from edgeattn.profiling.profile import DEVICE_MODE, HOST_MODE, profile
 from tests import tensorrt_runtime_double
-from tests.graphs import classifier
+from tests.graphs import classifier, from_text
 from tests.graphs import save as save_graph
 from tests.pycuda_standin import Ledger
 from tests.tensorrt_runtime_double import DataType, Script, Tensor
@@ -238,6 +239,18 @@ def test_a_profile_says_what_its_latency_holds(script, engine, tmp_path):
     assert report.settings["engine"] == "tensorrt"
     graph = save_graph(classifier(batch=1), tmp_path / "net.onnx")
     assert profile(graph, duration_s=0, warm_up_ms=0).mode == HOST_MODE
+
+
+def test_two_kinds_of_engines_are_compared_each_with_its_options(script, engine, tmp_path):
+    text = "g (float[n,3] x) => (float[n,2] y) <float[3,2] w = {1,0,0,1,1,1}> { y = MatMul(x, w) }"
+    graph = save_graph(from_text(text), tmp_path / "net.onnx")
+    inputs = {"x": np.ones((2, 3), np.float32)}
+    options = TensorRtRunOptions(cuda_graph=False)
+    found = compare(graph, engine, inputs, threads=1, tensorrt=options, duration_s=0, warm_up_ms=0)
+    assert found.outputs["y"].max_abs_error == 5  # 7 was planted, and it is 2
+    assert found.mode == f"{HOST_MODE}; against {DEVICE_MODE}"
+    with pytest.raises(EngineError, match="options of TensorRT were given"):
+        compare(graph, graph, inputs, tensorrt=options)
 
 
 def test_the_command_line_runs_it_as_asked(script, engine, tmp_path, capsys, monkeypatch):
