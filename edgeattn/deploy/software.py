@@ -139,9 +139,10 @@ def check_tensorrt(machine: Machine, board: Board | None) -> Iterator[Finding]:
     yield Finding("ok", "TensorRT", found.text)
     yield from _check_numpy(machine, version)
     yield from _check_cuda(machine, board, version, driver_cuda if architectures else "")
-    yield from _check_pycuda(machine)
     yield from check_loader_path(machine, version)
-    yield from check_plugin(version)
+    if architectures:  # without a GPU nothing of TensorRT runs, whatever else is here
+        yield from _check_pycuda(machine)
+        yield from check_plugin(version)
 
 
 def _driver(machine: Machine) -> tuple[str, list[int] | None]:

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from edgeattn.deploy.doctor import examine
 from edgeattn.deploy.machine import Machine, Probe
 from tests.edgeattn.deploy.boards import BOARD_NAMES, driver, recorded
+from tests.tensorrt_bindings import bindings
 
 
 @pytest.mark.parametrize("name", BOARD_NAMES)
@@ -68,6 +70,21 @@ def test_commands_and_probes_that_fail_are_answers_too() -> None:
     assert machine.package("numpy")
     assert machine.package("no-such-package-of-anyone") is None
     assert machine.read("/no/such/file") is None
+
+
+@pytest.mark.bindings
+@pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.4.0.106"])
+def test_nvidias_own_bindings_are_examined(version: str) -> None:
+    code = (
+        "import json; from edgeattn.deploy.doctor import examine;"
+        "print(json.dumps(examine().to_dict()))"
+    )
+    found = json.loads(bindings(version).run("-c", code))
+    levels = {finding["topic"]: finding["level"] for finding in found["findings"]}
+    texts = {finding["topic"]: finding["text"] for finding in found["findings"]}
+    assert (levels["TensorRT"], texts["TensorRT"]) == ("ok", version)
+    misread = int(np.__version__.partition(".")[0]) >= 2 and version == "10.3.0"
+    assert levels["NumPy"] == ("error" if misread else "ok")
 
 
 @pytest.mark.jetson

@@ -213,6 +213,13 @@ def test_pycuda_that_is_missing_or_does_not_start_is_an_error() -> None:
     assert "libcurand.so.10" in finding.text
 
 
+def test_without_a_gpu_nothing_is_asked_that_only_a_gpu_needs() -> None:
+    found = by_topic(check_tensorrt(machine(probes=WORKING | {"open_driver": driver(None)}), None))
+    assert found["TensorRT"].level == "ok"
+    assert found["NumPy"].level == "ok"
+    assert not {"pycuda", "cuda-python", "CUDA"} & found.keys()
+
+
 def libraries(folder: Path, *versions: str) -> None:
     """Install libnvinfer as packages do: a file, and links to it."""
     folder.mkdir(parents=True, exist_ok=True)
