@@ -29,15 +29,19 @@ FUNCTIONS = {
         "labels samples progress",
     ),
     "sensitivity": ("graph table data labels", "recipe samples output html progress"),
-    "build": ("graph output", "engine table precision dry_run threads progress"),
-    "load": ("path", "threads"),
+    "build": (
+        "graph output",
+        "engine table precision dry_run verify threads tensorrt progress",
+    ),
+    "load": ("path", "threads tensorrt"),
     "profile": (
         "engine inputs",
-        "iterations duration_s warm_up_ms output shapes threads seed progress",
+        "iterations duration_s warm_up_ms output shapes threads tensorrt seed progress",
     ),
     "compare": (
         "a b inputs labels",
-        "fail_if batch_size latency iterations duration_s warm_up_ms shapes threads seed progress",
+        "fail_if batch_size latency iterations duration_s warm_up_ms shapes threads tensorrt seed "
+        "progress",
     ),
 }
 REQUIRED = {
