@@ -46,9 +46,10 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         finally:
             context.pop()
     except cuda.Error as err:
-        raise EngineError(
-            f"CUDA failed on GPU {device}: {first_line(err)}", "nvidia-smi lists the GPUs"
-        ) from err
+        hint = "nvidia-smi lists the GPUs"
+        if isinstance(err, cuda.MemoryError):
+            hint = "smaller batches and fewer contexts take less memory; so does closing engines"
+        raise EngineError(f"CUDA failed on GPU {device}: {first_line(err)}", hint) from err
 
 
 @functools.cache
@@ -81,14 +82,10 @@ def forget_locals(error: BaseException) -> None:
     They would keep engines and contexts, gigabytes of the GPU's memory, for as long as somebody
     holds the error; and let them end where their context is not current.
     """
-    seen: list[BaseException] = []
-    following: list[BaseException | None] = [error]
-    while following:
-        link = following.pop()
-        if link is not None and link not in seen:
-            seen.append(link)
-            traceback.clear_frames(link.__traceback__)
-            following += [link.__cause__, link.__context__]
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__
 
 
 class DeviceMemory:

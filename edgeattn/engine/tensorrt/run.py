@@ -268,7 +268,11 @@ class TensorRtEngine:
             return measure_layers(execution, iterations)
 
     def close(self) -> None:
-        """Free everything, once running queries are done. Closing twice is harmless."""
+        """Free everything, once running queries are done. Closing twice is harmless.
+
+        Raises:
+            EngineError: If CUDA fails; everything is let go of nevertheless.
+        """
         with self._closing, contextlib.ExitStack() as last_first:
             self._is_closed = True
             last_first.callback(self._let_go)

@@ -137,7 +137,7 @@ def test_an_errors_traceback_holds_nothing_once_its_locals_are_forgotten():
         except KeyError as err:
             raise ValueError from err
 
-    with pytest.raises(ValueError, match="^$") as error:
+    with pytest.raises(ValueError, match=r"^$") as error:
         wrap()
     assert alive[0]() is not None
     forget_locals(error.value)
@@ -146,8 +146,11 @@ def test_an_errors_traceback_holds_nothing_once_its_locals_are_forgotten():
 
 def test_memory_that_does_not_suffice_is_an_error_and_leaves_nothing(ledger):
     ledger.capacity = 100
-    with pytest.raises(EngineError, match=r"CUDA failed on GPU 0: MemoryError: .* out of memory"):
+    with pytest.raises(
+        EngineError, match=r"CUDA failed on GPU 0: MemoryError: .* out of memory"
+    ) as error:
         DeviceBuffers({"x": 80, "y": 80})
+    assert "fewer contexts" in error.value.hint
     assert ledger.allocations == {}
 
 
@@ -167,6 +170,13 @@ def test_pycuda_that_is_not_there_is_named_with_how_to_get_it(monkeypatch):
     with pytest.raises(MissingDependencyError, match="needs pycuda") as error:
         DeviceBuffers({"x": 8})
     assert error.value.hint == "pip install pycuda"
+
+
+@pytest.mark.jetson
+@pytest.mark.gpu
+def test_a_jetsons_gpu_is_an_integrated_one():
+    pytest.importorskip("pycuda.driver", reason="needs pycuda", exc_type=ImportError)
+    assert is_integrated()
 
 
 @pytest.mark.gpu
