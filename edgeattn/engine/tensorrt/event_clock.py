@@ -12,7 +12,7 @@ milliseconds, which after a minute resolve no more than 4 microseconds.
 References:
     cuda.h, cuEventElapsedTime: milliseconds with a resolution of about 0.5 microseconds.
     trtexec's getTrace (sampleInference.cpp): one event and one time of the host are the origin of
-    a whole run; parts that a query does not have are empty intervals at the ends of the computation.
+    a whole run; parts that a query does not have are empty intervals beside the computation.
 """
 
 from __future__ import annotations
