@@ -13,18 +13,19 @@ import onnx
 from edgeattn.artifacts import Manifest, Parent, atomic_artifact, sha256_of_file, tool_versions
 from edgeattn.engine.tensorrt.autotune import autotune_attention
 from edgeattn.engine.tensorrt.build import TensorRtBuild, build_plan
-from edgeattn.engine.tensorrt.build_report import make_build_report
+from edgeattn.engine.tensorrt.build_report import describe_report, make_build_report
 from edgeattn.engine.tensorrt.destination import Destination, build_for
 from edgeattn.engine.tensorrt.gpu import identify_gpu
 from edgeattn.engine.tensorrt.log import CapturedLog
-from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt
+from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt, lower_for_tensorrt
+from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.engine.tensorrt.plan import log_path
 from edgeattn.engine.tensorrt.precision import PrecisionShares, check_required_precision
 from edgeattn.engine.tensorrt.prepare import Prepared, prepare
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.engine.tensorrt.run import TensorRtEngine
 from edgeattn.engine.verified import require_verified
-from edgeattn.errors import EdgeAttnError
+from edgeattn.errors import BuildError, EdgeAttnError
 from edgeattn.graph.files import input_specs
 
 Progress = Callable[[int, "int | None", str], None]
@@ -84,12 +85,13 @@ def build_engine(
     report = make_build_report(built, lowered, prepared.options.profiles) | tuned
     report |= {"gpu": asdict(identify_gpu(prepared.options.device))}
     report |= {"plugin": [_describe_plugin(path) for path in built.used_plugin_libraries]}
-    if request.require_precision:
-        shares = PrecisionShares.from_dict(report["precision"])
-        check_required_precision(shares, request.require_precision)
+    if request.require_precision is not None:
+        _require_precision(report, request.require_precision)
     manifest = _manifest(model, parents, request, prepared, where, report)
     if verify:
-        checks = _verify(built, manifest, lowered, prepared, source, progress)
+        # Anew: a build moves the weights out of a graph that is too large for one file.
+        again = lower_for_tensorrt(model, lowered.version, way=lowered.way)
+        checks = _verify(built, manifest, again, prepared.options, source, progress)
         manifest = replace(manifest, report=report | {"verify": checks})
     with atomic_artifact(output, manifest) as (plan,):
         built.plan.replace(plan)
@@ -122,6 +124,16 @@ def _with_log(err: EdgeAttnError, log: CapturedLog, output: Path) -> EdgeAttnErr
     log.write(log_path(output))
     hint = f"{err.hint}; all that TensorRT said is in {log_path(output)}".removeprefix("; ")
     return type(err)(err.message, hint)
+
+
+def _require_precision(report: Mapping[str, Any], required: str) -> None:
+    """Hold an engine to the precision that was required; what was built is told if it fails."""
+    try:
+        check_required_precision(PrecisionShares.from_dict(report["precision"]), required)
+    except BuildError:
+        for line in describe_report(report):
+            _log.info("%s", line)
+        raise
 
 
 def _describe_plugin(path: Path) -> dict[str, str]:
@@ -161,12 +173,11 @@ def _verify(
     built: TensorRtBuild,
     manifest: Manifest,
     lowered: LoweredForTensorRt,
-    prepared: Prepared,
+    options: TensorRtOptions,
     source: Path,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Build it again, and check the engine against the graph, the CPU and the second build."""
-    options = prepared.options
     again = build_plan(lowered, options, built.plan.with_name("again.plan"), progress=progress)
     opened: dict[str, Any] = {
         "plugin": built.used_plugin_libraries[0] if built.used_plugin_libraries else None,
