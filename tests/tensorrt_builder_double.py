@@ -61,6 +61,8 @@ class Script:
         contexts: Stack of CUDA contexts while TensorRT worked, by what it did.
         ledger: The stand-in of pycuda.
         inspected_at: Shapes that the engine was inspected at.
+        inspected_in: The context that it was inspected in.
+        runtime: The last runtime.
         live_builder: The last builder, if it still takes memory.
     """
 
@@ -82,6 +84,8 @@ class Script:
     contexts: dict[str, list[int]] = field(default_factory=dict)
     ledger: Any = None
     inspected_at: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    inspected_in: Any = None
+    runtime: Any = None
     live_builder: Callable[[], Any] = lambda: None
 
     def play(self, what: str, logger: Any) -> None:
@@ -443,6 +447,7 @@ class EngineInspector(_Played):
 
     def get_engine_information(self, format: Any) -> str:  # noqa: A002
         assert format == trt.LayerInformationFormat.JSON
+        self._script.inspected_in = self.execution_context
         if "information" in self._script.nothing:
             return ""
         return '{"Layers": [], "Bindings": []}'
@@ -498,6 +503,7 @@ class Runtime(_Played):
         assert isinstance(logger, trt.ILogger)
         self._logger = logger
         self._script.calls.append("runtime")
+        self._script.runtime = self
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         script = self._script

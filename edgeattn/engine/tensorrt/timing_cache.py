@@ -100,7 +100,7 @@ class TimingCache:
             return
         if self._read:
             self._move_aside(self._path, self._read, _last_words(log, began))
-            self.state, self._read = "recovered", b""
+            self.state = "recovered"
         if not self._try(config, b""):
             _log.warning("TensorRT takes no timing cache: %s", _last_words(log, began))
             self.state = "refused"

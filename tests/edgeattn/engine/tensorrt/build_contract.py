@@ -20,6 +20,7 @@ from edgeattn.engine.tensorrt.build import build_plan
 from edgeattn.engine.tensorrt.log import CapturedLog
 from edgeattn.engine.tensorrt.memory import MemoryState
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
+from edgeattn.engine.tensorrt.progress import Phases
 from edgeattn.engine.tensorrt.versions import TensorRtVersion, installed_version
 from edgeattn.errors import ArtifactError, BuildError, EngineError
 from tests.graphs import classifier, from_text
@@ -86,12 +87,14 @@ def test_profiles_arrive_with_every_range(script, tmp_path):
         {"x": ((2, 5), (2, 5), (2, 5))},
     ]
     assert script.inspected_at == {"x": (4, 5)}
+    assert script.inspected_in is not None
 
 
 def test_a_graph_without_free_dimensions_gets_no_profile(script, tmp_path):
     build(tmp_path, TensorRtOptions(), classifier(4))
     assert "profile" not in script.calls
     assert script.inspected_at == {}
+    assert script.inspected_in is None
 
 
 def test_values_of_a_shape_tensor_are_given_as_values(script, tmp_path):
@@ -188,6 +191,13 @@ def test_memory_is_named_behind_a_node_without_an_implementation(script, tmp_pat
 def test_a_build_that_gives_nothing_and_says_nothing_is_an_error(script, tmp_path):
     script.plan = None
     assert "TensorRT built no engine, and gives no reason" in failure(tmp_path).message
+
+
+def test_a_network_without_layers_is_no_network(script, tmp_path):
+    model = from_text("g (float[2] x) => (float[2] x) { }")
+    with pytest.raises(BuildError, match="read a network without layers"):
+        build(tmp_path, TensorRtOptions(), model)
+    assert "build" not in script.calls
 
 
 def test_an_empty_plan_is_no_engine(script, tmp_path):
@@ -297,6 +307,17 @@ def test_a_folder_that_is_not_there_is_refused_before_the_build(script, tmp_path
 def test_a_gpu_that_is_not_there_is_named(script, tmp_path):
     with pytest.raises(EngineError, match="CUDA failed on GPU 9"):
         build(tmp_path, TensorRtOptions(profiles=(PROFILE,), device=9))
+
+
+def test_what_goes_wrong_in_a_callback_of_tensorrts_is_raised(script, tmp_path, monkeypatch):
+    def fail(*arguments: Any) -> None:
+        raise ZeroDivisionError("in a callback")
+
+    monkeypatch.setattr(Phases, "complete", fail)
+    with pytest.raises(ZeroDivisionError, match="in a callback"):
+        build(tmp_path)
+    assert script.calls[-1] == "stopped"
+    assert left_in(tmp_path) == set()
 
 
 # Memory

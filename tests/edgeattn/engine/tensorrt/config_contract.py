@@ -31,6 +31,8 @@ def test_the_default_asks_for_full_verbosity_and_leaves_the_rest_to_tensorrt(scr
     for name in ("builder_optimization_level", "max_num_tactics", "plugins_to_serialize"):
         assert not hasattr(config, name)
     assert config._tactics is None
+    for name in ("engine_host_code_allowed", "DLA_core"):
+        assert not hasattr(script.runtime, name)
 
 
 def test_each_option_reaches_its_name(script, tmp_path):
@@ -114,6 +116,7 @@ def test_libraries_of_tensorrts_own_go_into_a_version_compatible_engine(script, 
     build(tmp_path, TensorRtOptions(profiles=(PROFILE,), version_compatible=True))
     assert script.config.plugins_to_serialize == ["/usr/lib/libnvinfer_vc_plugin.so"]
     assert script.calls.index("library libnvinfer_vc_plugin.so") < script.calls.index("build")
+    assert script.runtime.engine_host_code_allowed is True
     script.nothing.add("used_libraries")
     with caplog.at_level(logging.WARNING):
         build(tmp_path, TensorRtOptions(profiles=(PROFILE,), version_compatible=True))
@@ -148,6 +151,7 @@ def test_dla_of_tensorrt_10_takes_types_as_it_likes(script, tmp_path):
         "TF32", "FP16", "PREFER_PRECISION_CONSTRAINTS", "GPU_FALLBACK"
     )
     assert script.config.default_device_type == trt.DeviceType.DLA
+    assert script.runtime.DLA_core == 1
     assert "network 0" in script.calls
     script.dla_cores = 1
     with pytest.raises(BuildError, match="there is no DLA core 1 here: TensorRT sees 1"):

@@ -92,6 +92,22 @@ def test_a_file_that_tensorrt_refuses_is_moved_aside_and_said(
     assert reason in caplog.text
 
 
+def test_a_broken_file_that_another_build_has_mended_meanwhile_stays(script, tmp_path, monkeypatch):
+    cache = tmp_path / "net.timing"
+    cache.write_bytes(b"garbage")
+    play = script.play
+
+    def mend(what: str, logger: object) -> None:
+        play(what, logger)
+        if what == "cache" and cache.read_bytes() == b"garbage":
+            cache.write_bytes(timings_text("other 2"))
+
+    monkeypatch.setattr(script, "play", mend)
+    assert build(tmp_path, options(cache)).timing_cache["state"] == "recovered"
+    assert cache.read_bytes() == timings_text("other 2", "conv 3")
+    assert unusable(tmp_path) == []
+
+
 def test_an_empty_file_is_a_new_one(script, tmp_path):
     cache = tmp_path / "net.timing"
     cache.touch()
