@@ -31,7 +31,8 @@ explicit_package_bases = true
 [mypy-edgeattn.*]
 follow_imports = silent
 [mypy-tensorrt.*]
-follow_imports = silent
+follow_imports = normal
+ignore_errors = true
 """
 
 
