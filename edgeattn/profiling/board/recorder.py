@@ -1,7 +1,5 @@
 """The process that watches the board: it writes a line for each sample until its input ends.
 
-    python -m edgeattn.profiling.board.recorder RECORDING PERIOD_S ROOT
-
 It keeps to a processor that the measured process does not use, if there is one, and gives way to
 everything else. Its input is a pipe from the measured process; when that ends, by `stop()` or
 because the process is gone, so does the recorder. Of a process that is gone it removes the
@@ -41,7 +39,14 @@ _POWER_MODE = re.compile(r"^NV Power Mode: *(\S+)", re.MULTILINE)
 
 
 def main(arguments: list[str]) -> int:
-    """Record until the standard input ends."""
+    """Record until the standard input ends.
+
+    Args:
+        arguments: The file to write, the seconds between samples, where `/sys` and `/proc` stand.
+
+    Returns:
+        The exit status.
+    """
     recording, period_s, root = Path(arguments[0]), float(arguments[1]), Path(arguments[2])
     _give_way()
     descriptor = os.open(recording, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -93,11 +98,28 @@ def choose_sensors(
     with contextlib.suppress(EdgeAttnError):
         card = NvmlReader()
         described |= {"source": "nvml", "board": card.name or described["board"]}
-        return described, _polled(lambda now, complete: card.sample(now), period_s, stop)
+
+        def together(time_ns: int, *, complete: bool) -> BoardSample:
+            return _merged(files.sample(time_ns, complete=complete), card.sample(time_ns))
+
+        return described, _polled(together, period_s, stop)
     if files.source == "none":
         described["problem"] = "this machine has no sensor that can be read"
         return described, iter(())
     return described, _polled(files.sample, period_s, stop)
+
+
+def _merged(machine: BoardSample, card: BoardSample) -> BoardSample:
+    """Put what a graphics card says into what its machine says; the memory is the card's."""
+    return BoardSample(
+        time_ns=machine.time_ns,
+        clocks_mhz={**machine.clocks_mhz, **card.clocks_mhz},
+        temperatures_c={**machine.temperatures_c, **card.temperatures_c},
+        power_mw={**machine.power_mw, **card.power_mw},
+        utilisation_percent={**machine.utilisation_percent, **card.utilisation_percent},
+        memory_used_bytes=card.memory_used_bytes,
+        throttled=tuple(sorted({*machine.throttled, *card.throttled})),
+    )
 
 
 def _polled(read: Callable[..., BoardSample], period_s: float, stop: int) -> Iterator[BoardSample]:
@@ -166,7 +188,3 @@ def _power_mode() -> str:
         return ""
     found = _POWER_MODE.search(done.stdout)
     return found[1] if found else ""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,8 @@ class BoardSample:
         power_mw: By rail: `VDD_IN`, `VDD_GPU_SOC`, …; a rail at rest can be a little negative,
             which is the offset of its sensor.
         utilisation_percent: By unit: `gpu`, `emc`, `cpu` (all of them) or `cpu0`, …
-        memory_used_bytes: Main memory in use; `None` if it could not be read.
+        memory_used_bytes: Memory in use: the machine's, with the source `nvml` the card's; `None`
+            if it was not read.
         throttled: Why clocks were held down since the sample before: `over-current`,
             `under-voltage`, `thermal`, `power cap`, `hardware slowdown`.
     """

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,18 @@ MAX_HZ = 100.0  # a rail's sensor takes milliseconds to answer
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 3.0
 _POLL_S = 0.01
+
+# Started by code and not by `-m`: this package is found as it was here, also where it is not
+# installed, and nothing where we run shadows a module.
+_RECORD = """
+import sys
+folders = [folder for folder in sys.path if folder]
+installed = [i for i, folder in enumerate(folders) if folder.endswith("-packages")]
+folders.insert(min(installed, default=len(folders)), sys.argv.pop(1))
+sys.path[:] = folders
+from edgeattn.profiling.board.recorder import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 class BoardSampler:
@@ -77,14 +88,12 @@ class BoardSampler:
             self._folder = tempfile.TemporaryDirectory(prefix="edgeattn-board-")
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
-                    *("-m", "edgeattn.profiling.board.recorder"),
+                    *(sys.executable, "-c", _RECORD, str(Path(edgeattn.__file__).parents[1])),
                     *(str(self._recording), repr(self._period_s), str(self._root)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the measured process, which then stops us
             )
         except (OSError, ValueError, TypeError) as err:
@@ -161,10 +170,3 @@ class BoardSampler:
             total_rail=total_rail(rails),
             problem=problem,
         )
-
-
-def _environment() -> dict[str, str]:
-    """Let the recorder find this package, and nothing by the name of a module where we run."""
-    package = str(Path(edgeattn.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-    return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

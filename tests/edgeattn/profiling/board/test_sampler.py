@@ -133,6 +133,52 @@ def test_a_tegrastats_that_ends_is_told(tmp_path: Path) -> None:
     assert trace.problem == "the sampler ended early: tegrastats ended by itself"
 
 
+PLAYED_CARD = """
+class NVMLError(Exception):
+    pass
+
+NVML_CLOCK_GRAPHICS, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 0, 2, 0
+
+def nvmlInit(): pass
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetName(device): return "NVIDIA GeForce RTX 4090"
+def nvmlDeviceGetClockInfo(device, kind): return {0: 2520, 2: 10501}[kind]
+def nvmlDeviceGetPowerUsage(device): return 311000
+
+def refuse(*arguments): raise NVMLError("Not Supported")
+
+nvmlDeviceGetTemperature = nvmlDeviceGetUtilizationRates = nvmlDeviceGetMemoryInfo = refuse
+nvmlDeviceGetFieldValues = nvmlDeviceGetCurrentClocksEventReasons = refuse
+nvmlDeviceGetCurrentClocksThrottleReasons = refuse
+"""
+
+
+def test_a_graphics_card_is_read_beside_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/pynvml.py").write_text(PLAYED_CARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    cpu = {"sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": 5000000}
+    with BoardSampler(root=write(tmp_path / "root", cpu)) as sampler:
+        pass
+    trace = sampler.stop()
+    assert (trace.source, trace.board) == ("nvml", "NVIDIA GeForce RTX 4090")
+    assert trace.total_rail == "GPU_BOARD"
+    assert trace.samples[0].clocks_mhz == {"gpu": 2520, "emc": 10501, "cpu0": 5000}
+    assert trace.samples[0].power_mw == {"GPU_BOARD": 311000}
+
+
+def test_modules_where_we_run_do_not_stand_in_for_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with BoardSampler() as sampler:
+        pass
+    assert sampler.stop().problem == ""
+
+
 def test_a_machine_without_sensors_gives_an_empty_trace_at_once(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     begin = time.monotonic()
