@@ -116,7 +116,8 @@ def tensor_specs(
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Describe inputs and outputs as every engine does.
 
-    A free size of an input has the name that the manifest gives it, else `NAME.AXIS`.
+    A free size of an input has the name that the manifest gives it, else `NAME.AXIS`. A size of
+    which the optimization profiles leave no choice is not free.
 
     Returns:
         The inputs, and the outputs.
@@ -130,9 +131,10 @@ def tensor_specs(
         entry = _described(manifest, tensor.name) if tensor.is_input else {}
         named = entry.get("shape") or ()
         names = named if len(named) == len(tensor.shape) else tensor.shape
+        sizes = _sizes(tensor)
         shape = tuple(
             size if size >= 0 else name if isinstance(name, str) else f"{tensor.name}.{axis}"
-            for axis, (size, name) in enumerate(zip(tensor.shape, names, strict=True))
+            for axis, (size, name) in enumerate(zip(sizes, names, strict=True))
         )
         preprocess = entry.get("preprocess")
         spec = TensorSpec(
@@ -143,6 +145,17 @@ def tensor_specs(
         )
         (inputs if tensor.is_input else outputs).append(spec)
     return tuple(inputs), tuple(outputs)
+
+
+def _sizes(tensor: IoTensor) -> tuple[int, ...]:
+    """Give the shape of a tensor: -1 where it is free, what all profiles say where they agree."""
+    if not tensor.ranges:
+        return tensor.shape
+    choices = zip(*(shape for bounds in tensor.ranges for shape in bounds), strict=True)
+    return tuple(
+        sizes[0] if size < 0 and len(set(sizes)) == 1 else size
+        for size, sizes in zip(tensor.shape, choices, strict=True)
+    )
 
 
 def _described(manifest: Manifest, name: str) -> dict[str, Any]:

@@ -98,6 +98,20 @@ def test_an_engine_that_belongs_here_runs(script, engine):
     np.testing.assert_array_equal(found["y"], np.full((2, 2), 7))
 
 
+def test_a_size_without_a_choice_is_fixed(script, engine, tmp_path, monkeypatch):
+    script.tensors = (Tensor("x", DataType.FLOAT, (-1, -1), (((1, 3), (1, 5)),)), Y)
+    with load(engine) as opened:
+        (spec,) = opened.inputs
+    assert (spec.shape[0], isinstance(spec.shape[1], str)) == (1, True)
+    monkeypatch.chdir(tmp_path)
+    np.savez("in.npz", x=np.zeros((3, 4), np.float32))
+    assert (
+        run(["run", "net.engine", "--inputs", "in.npz", "--outputs", "out.npz"]) == 0
+    )  # one by one
+    with np.load("out.npz") as outputs:
+        assert outputs["y"].shape == (3, 2)
+
+
 def test_it_is_run_as_asked(script, engine):
     with load(engine, tensorrt=TensorRtRunOptions(cuda_graph=False, contexts=2)) as opened:
         assert opened.settings["cuda_graph"] is False
