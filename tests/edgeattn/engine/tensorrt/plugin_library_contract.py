@@ -6,7 +6,9 @@ kernels and register nothing by themselves.
 
 from __future__ import annotations
 
+import functools
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +67,20 @@ def attention(element: int = TensorProto.FLOAT16) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def plugin_file(folder: Path, code: str = "", tensorrt: str = f"{VERSION.major}.1.0") -> Path:
+@functools.cache
+def compiled(code: str, tensorrt: str) -> bytes:
     info = section(".edgeattn.build_info", BUILD_INFO)
     info = info.replace("_edgeattn_build_info[]", "edgeattn_build_info_text[]")
     info += section(".edgeattn.plugin_info", PLUGIN_INFO | {"tensorrt": tensorrt})
-    return compile_library(folder / "plugin.so", info + KERNELS + ENTRY_POINTS + code)
+    with tempfile.TemporaryDirectory() as folder:
+        text = info + KERNELS + ENTRY_POINTS + code
+        return compile_library(Path(folder) / "plugin.so", text).read_bytes()
+
+
+def plugin_file(folder: Path, code: str = "", tensorrt: str = f"{VERSION.major}.1.0") -> Path:
+    path = folder / "plugin.so"
+    path.write_bytes(compiled(code, tensorrt))
+    return path
 
 
 def attention_build(folder: Path, plugin: Path | None, **options: Any) -> TensorRtBuild:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import threading
 
 import pytest
@@ -124,4 +123,3 @@ def test_what_goes_wrong_in_a_callback_stops_the_build_and_is_kept(capfd, monkey
 def test_the_monitor_can_be_made_again_and_again():
     for _ in range(3):
         Optimizer(make_progress_monitor(Watch())).start("Building", None, 1)
-        gc.collect()
