@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgeattn.calibration.random_samples import random_array
-from edgeattn.engine.base import TensorSpec, near_misses
+from edgeattn.engine.base import Engine, TensorSpec, near_misses
 from edgeattn.errors import DataError
 
 
@@ -35,6 +35,19 @@ def random_inputs(
     return {
         spec.name: random_array(spec, _shape(spec, shapes.get(spec.name)), rng) for spec in specs
     }
+
+
+def tuned_shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
+    """Find the shapes that an engine was tuned for, of its inputs with free dimensions.
+
+    Returns:
+        Shapes by name; none for an engine that was tuned for no shape.
+    """
+    profiles = engine.manifest.report.get("profiles") or [{}]
+    used = engine.settings.get("profile", 0)
+    tuned = profiles[used].get("opt", {}) if used < len(profiles) else {}
+    free = [spec.name for spec in engine.inputs if any(isinstance(d, str) for d in spec.shape)]
+    return {name: tuple(tuned[name]) for name in free if name in tuned}
 
 
 def _shape(spec: TensorSpec, given: Sequence[int] | None) -> tuple[int, ...]:

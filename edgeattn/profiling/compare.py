@@ -14,7 +14,7 @@ from edgeattn.artifacts import Manifest
 from edgeattn.engine.base import BoundQuery, Engine, TensorSpec
 from edgeattn.engine.batches import BATCH_SIZE, batches, fixed_batch_size, run_samples
 from edgeattn.engine.load import engine_target
-from edgeattn.engine.random_inputs import random_inputs
+from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
 from edgeattn.errors import DataError, EngineError
 from edgeattn.graph.compare import (
     OutputComparison,
@@ -150,7 +150,8 @@ def compare(
         iterations: Least number of timed queries of each engine.
         duration_s: Least time to time each engine.
         warm_up_ms: Time to run each without timing before.
-        shapes: Shapes of random inputs, for those with free dimensions.
+        shapes: Shapes of random inputs, for those with free dimensions; by default those that an
+            engine was tuned for, if one was.
         threads: Threads to load files of CPU engines with.
         tensorrt: How to load files of TensorRT engines.
         seed: Seed of the random inputs.
@@ -164,13 +165,17 @@ def compare(
     """
     conditions = [Condition.parse(text, FIGURES) for text in fail_if]
     options: dict[str, Any] = {"fail_if": list(fail_if), "batch_size": batch_size}
-    of_a, of_b = _loading([a, b], threads, tensorrt)
-    with opened(a, *of_a) as engine_a, opened(b, *of_b) as engine_b:
+    loading_a, loading_b = _loading([a, b], threads, tensorrt)
+    with opened(a, *loading_a) as engine_a, opened(b, *loading_b) as engine_b:
         to_b = _pairs("inputs", engine_a, engine_b)
         from_b = {theirs: ours for ours, theirs in _pairs("outputs", engine_a, engine_b).items()}
         if inputs is None:
             options["random_inputs_seed"] = seed
-            inputs = random_inputs(_joint_specs(engine_a, engine_b, to_b), shapes, seed)
+            of_b = tuned_shapes(engine_b)
+            tuned = {ours: of_b[theirs] for ours, theirs in to_b.items() if theirs in of_b}
+            tuned |= tuned_shapes(engine_a)
+            specs = _joint_specs(engine_a, engine_b, to_b)
+            inputs = random_inputs(specs, tuned | dict(shapes or {}), seed)
         elif LABEL_KEY in inputs and labels is None and LABEL_KEY not in to_b:
             labels = inputs[LABEL_KEY]
             inputs = {name: array for name, array in inputs.items() if name != LABEL_KEY}

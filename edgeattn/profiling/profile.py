@@ -13,7 +13,7 @@ import numpy as np
 from edgeattn.artifacts import Manifest, Parent, check_writable, read_json, write_json
 from edgeattn.engine.base import Engine
 from edgeattn.engine.load import load
-from edgeattn.engine.random_inputs import random_inputs
+from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
 from edgeattn.errors import ArtifactError
 from edgeattn.profiling.environment import Environment, collect_environment
 from edgeattn.profiling.measure import DURATION_S, ITERATIONS, WARM_UP_MS, Measurement, measure
@@ -142,7 +142,8 @@ def profile(
         duration_s: Least time to go on timing.
         warm_up_ms: Time to run without timing before.
         output: Report to write, `NAME.profile.json`.
-        shapes: Shapes of random inputs, for those with free dimensions.
+        shapes: Shapes of random inputs, for those with free dimensions; by default those that the
+            engine was tuned for, if it was.
         threads: Threads to load the file of a CPU engine with.
         tensorrt: How to load the file of a TensorRT engine.
         seed: Seed of the random inputs.
@@ -162,7 +163,7 @@ def profile(
     }
     with opened(engine, threads, tensorrt) as loaded:
         if inputs is None:
-            inputs = random_inputs(loaded.inputs, shapes, seed)
+            inputs = random_inputs(loaded.inputs, tuned_shapes(loaded) | dict(shapes or {}), seed)
             options["random_inputs_seed"] = seed
         query = loaded.bind(inputs)
         before = collect_environment()

@@ -255,6 +255,17 @@ def test_a_profile_says_what_its_latency_holds(script, engine, tmp_path):
     assert profile(graph, duration_s=0, warm_up_ms=0).mode == HOST_MODE
 
 
+def test_random_inputs_have_the_shapes_that_the_engine_was_tuned_for(script, tmp_path, capsys):
+    profiles = [{"min": {"x": [1, 3]}, "opt": {"x": [4, 3]}, "max": {"x": [8, 3]}}]
+    engine = write(tmp_path / "net.engine", profiles=profiles)
+    assert profile(engine, duration_s=0, warm_up_ms=0).inputs == {"x": (4, 3)}
+    given = profile(engine, duration_s=0, warm_up_ms=0, shapes={"x": (2, 3)})
+    assert given.inputs == {"x": (2, 3)}
+    text = "g (float[n,3] z) => (float[n,2] y) <float[3,2] w = {1,0,0,1,1,1}> { y = MatMul(z, w) }"
+    graph = save_graph(from_text(text), tmp_path / "net.onnx")
+    assert compare(graph, engine, latency=False).num_samples == 4
+
+
 def test_two_kinds_of_engines_are_compared_each_with_its_options(script, engine, tmp_path):
     text = "g (float[n,3] x) => (float[n,2] y) <float[3,2] w = {1,0,0,1,1,1}> { y = MatMul(x, w) }"
     graph = save_graph(from_text(text), tmp_path / "net.onnx")
