@@ -219,7 +219,7 @@ def _truth(node: ast.AST, version: Names) -> bool | None:
         return version.guards.get(node.attr)
     if isinstance(node, ast.Call) and _function(node) == "hasattr":
         path, name = _named_by_string(node)
-        if name is not None and (path is not None or name in vocabulary()):
+        if name is not None and any(_has(names(each), path, name) for each in VERSIONS):
             return _has(version, path, name)
     return None
 

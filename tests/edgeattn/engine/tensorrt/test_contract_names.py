@@ -136,6 +136,7 @@ def test_a_guard_that_asks_for_something_else_does_not_hide_the_name(version, li
         "getattr(config, 'max_num_tactic', None)",
         "setattr(config, 'max_workspace_size', 1)",
         "hasattr(engine, 'device_memory_size_v3')",
+        "hasattr(trt, 'IInt8Calibrators')",
     ],
 )
 def test_a_name_in_a_string_must_exist_in_some_version(line):
