@@ -39,7 +39,7 @@ _BFLOAT16 = "bfloat16"
 # What counts is that an engine is not worse than the precision that its user asked for. Against the
 # exact outputs, other faithful implementations (ONNX Runtime's integer kernels, its own FP16) made
 # 0.1 to 1.9 times the noise of the graph as written: five models of the registry, eight samples, up
-# to six seeds.
+# to six seeds; a slow test in tests/edgeattn/engine/test_reference.py repeats three of the models.
 NOISE_FACTOR = 3.0
 
 

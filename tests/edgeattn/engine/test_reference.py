@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import edgeattn
+from edgeattn.artifacts import Manifest
+from edgeattn.calibration.random_samples import RandomSamples, random_array
 from edgeattn.engine import reference as reference_module
+from edgeattn.engine.cpu import CpuEngine
+from edgeattn.engine.cpu_lowering import lower_for_cpu
 from edgeattn.engine.reference import FLOORS, NOISE_FACTOR, Distance, Reference, distance
 from edgeattn.errors import DataError
+from edgeattn.graph.files import load_graph
+from edgeattn.graph.verify import run_graph
+from edgeattn.models.registry import create_model, get_entry
 from tests.graphs import classifier, from_text, logits_of
 
 HALF = """
@@ -159,3 +169,48 @@ def test_each_floor_says_why_and_is_at_least_what_its_type_rounds() -> None:
     for name, step in steps.items():
         assert step < FLOORS[name].bound.rms < FLOORS[name].bound.peak < 0.2
         assert len(FLOORS[name].reason) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8+fp16"])
+@pytest.mark.parametrize("name", ["mswin_nano", "msseq_nano", "pmsa_nano"])
+def test_faithful_implementations_stay_within_the_factor(
+    name: str,
+    precision: str,
+    tmp_path: Path,
+    record_property: Callable[[str, float], None],
+) -> None:
+    """What `NOISE_FACTOR` is taken from: ONNX Runtime's integer kernels and its own FP16."""
+    graph = edgeattn.export(create_model(name), get_entry(name).input, tmp_path / "g.onnx")
+    table = None
+    if "int8" in precision:
+        samples = RandomSamples(16)
+        table = edgeattn.calibrate(graph, samples, tmp_path / "t.calib.json", method="minmax")
+    typed = edgeattn.quantize(graph, tmp_path / "q.onnx", table=table, precision=precision)
+    model = load_graph(typed)
+    fused = Manifest("engine", target="cpu", report={"int8_arithmetic": "fused"})
+    with (
+        Reference(model) as reference,
+        CpuEngine(lower_for_cpu(model).SerializeToString(), fused) as engine,
+    ):
+        (output,) = (spec.name for spec in reference.outputs)
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            queries = [
+                {spec.name: random_array(spec, spec.shape, rng) for spec in reference.inputs}
+                for _ in range(8)
+            ]
+            expected = [reference.run(query) for query in queries]
+            exact, written = (
+                np.concatenate([getattr(each, kind)[output] for each in expected])
+                for kind in ("exact", "written")
+            )
+            noise = distance(exact, written)
+            ways = {"plain ONNX Runtime": [run_graph(model, query)[0] for query in queries]}
+            if "int8" in precision:
+                ways["integer kernels"] = [engine.run(query)[output] for query in queries]
+            for way, results in ways.items():
+                found = distance(exact, np.concatenate(results))
+                ratio = max(found.rms / noise.rms, found.peak / noise.peak)
+                record_property(f"largest ratio to the noise of {precision}, {way}", ratio)
+                assert ratio <= NOISE_FACTOR
