@@ -12,7 +12,6 @@ import contextlib
 import logging
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.artifacts import Parent, atomic_path, check_writable
 from edgeattn.engine.tensorrt.calibrators import int8_calibrator
 from edgeattn.engine.tensorrt.config import add_profiles, make_config
-from edgeattn.engine.tensorrt.device import primary_context
+from edgeattn.engine.tensorrt.device import forget_locals, primary_context
 from edgeattn.engine.tensorrt.failures import build_error, explain_exception
 from edgeattn.engine.tensorrt.gpu import identify_gpu
 from edgeattn.engine.tensorrt.imports import import_tensorrt
@@ -345,16 +344,12 @@ def _at_best_shapes(inputs: Sequence[InputSpec], profile: ShapeProfile) -> tuple
 
 @contextlib.contextmanager
 def _explained(log: CapturedLog) -> Iterator[None]:
-    """Put what TensorRT's bindings raise into words, and let go of TensorRT's objects.
-
-    An error holds the variables of the functions that it went through: a builder with its memory,
-    which the next attempt may need.
-    """
+    """Put what TensorRT's bindings raise into words, and let go of the builder and its memory."""
     began = log.now()
     try:
         yield
     except BaseException as err:
-        traceback.clear_frames(err.__traceback__)
+        forget_locals(err)
         known = explain_exception(err, BuildError, log, since=began)
         if isinstance(err, MemoryError):  # what the bindings make of std::bad_alloc
             known = build_error("the build ran out of the system's memory", log, since=began)
