@@ -352,6 +352,39 @@ def test_an_attention_operator_of_the_graphs_own_is_in_the_books() -> None:
         assert (attention.obstacles == ()) is fits
 
 
+# --- the precision asked for ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+@pytest.mark.parametrize("recipe", ["linear", "attention", "full"])
+def test_int8_beside_a_half_type_is_named_with_it(half: str, recipe: str) -> None:
+    model = block()
+    model, _ = insert_qdq(model, unit_scales(model, 0.05, recipe), recipe)
+    assert lower(model).precision == "int8"
+    short = {"float16": "int8+fp16", "bfloat16": "int8+bf16"}[half]
+    assert lower(convert_to_half(model, half)[0]).precision == short
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        ("g (float[2] x) => (float[2] y) { y = Neg(x) }", "fp32"),
+        ("g (float16[2] x) => (float16[2] y) { y = Neg(x) }", "fp16"),
+        ("g (bfloat16[2] x) => (bfloat16[2] y) { y = Neg(x) }", "bf16"),
+        # What computes decides, and not what carries a picture in or a label out.
+        (
+            "g (float16[2,2] x) => (float[2,2] y) { a = Cast<to = 1>(x) b = Neg(a) "
+            "y = MatMul(a, b) }",
+            "fp32",
+        ),
+    ],
+)
+def test_the_precision_is_that_of_products_or_of_all_nodes_if_there_are_none(
+    text: str, precision: str
+) -> None:
+    assert lower(from_text(text)).precision == precision
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 
