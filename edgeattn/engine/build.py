@@ -122,8 +122,9 @@ def build(
     if not dry_run:
         check_writable(output)
         check_writable(manifest_path(output))
-    if output.exists() and graph.exists() and output.samefile(graph):
-        raise ArtifactError(f"the output {output} is the graph to build", "choose another output")
+    for written in (output, tensorrt.lowered_graph if tensorrt else None):
+        if written and written.exists() and graph.exists() and written.samefile(graph):
+            raise ArtifactError(f"the output {written} is the graph to build", "choose another")
     parents = {"graph": Parent(graph.name, graph_sha256(graph))}
     step = _Steps(progress, 3 + bool(precision) + verify)
     # Beside the output, so that large weights are written once and moved into place.

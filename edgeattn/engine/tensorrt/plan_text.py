@@ -41,8 +41,7 @@ def plan_lines(plan: BuildPlan) -> list[str]:
 def _about_destination(plan: BuildPlan) -> Iterator[Row]:
     where = plan.destination
     sms = ", ".join(f"sm_{number}" for number in where.architectures) or "no GPU"
-    board = f"{where.target.title} ({sms})" if where.target else f"this machine ({sms})"
-    yield "for", board
+    yield "for", f"{where.title} ({sms})"
     yield "TensorRT", f"{where.version}: {where.version_reason}"
     if where.jetpack:
         release = where.jetpack

@@ -99,15 +99,16 @@ def _with_shapes(options: TensorRtOptions, model: onnx.ModelProto) -> tuple[Tens
     Returns:
         The options, and whether it was so.
     """
-    is_free = any(isinstance(dim, str) for spec in input_specs(model) for dim in spec.shape)
+    free = {
+        spec.name for spec in input_specs(model) if any(isinstance(dim, str) for dim in spec.shape)
+    }
     source = embedded_manifest(model, "the graph")
-    if options.profiles or not is_free or source is None:
+    if options.profiles or not free or source is None:
         return options, False
-    described = source.options.get("inputs", [])
     shapes = {
         entry["name"]: tuple(entry["shape"])
-        for entry in described
-        if all(isinstance(dim, int) for dim in entry.get("shape", [""]))
+        for entry in source.options.get("inputs", [])
+        if entry.get("name") in free and all(isinstance(d, int) for d in entry.get("shape", [""]))
     }
     if not shapes:
         return options, False

@@ -18,7 +18,7 @@ from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.plan import BuildPlan
 from edgeattn.engine.tensorrt.plan_text import plan_lines
 from edgeattn.engine.tensorrt.request import TensorRtRequest
-from edgeattn.errors import BuildError, GraphError
+from edgeattn.errors import ArtifactError, BuildError, GraphError
 from edgeattn.graph.files import load_graph
 from tests.graphs import classifier, from_text
 from tests.graphs import save as save_plain
@@ -261,6 +261,14 @@ def test_the_lowered_graph_is_written_where_asked_and_trtexec_reads_it(graph, tm
     assert scales == pytest.approx({"qkv_quant_scale": 0.05, "out_quant_scale": 0.02})
     assert f"--onnx={file}" in planned.trtexec
     assert read_manifest(file).options["lowered_for"] == "TensorRT 10.16.2.10"
+
+
+def test_the_graph_is_not_overwritten_by_its_lowered_form(graph):
+    before = graph.read_bytes()
+    request = TensorRtRequest(target="jetson-thor", lowered_graph=graph)
+    with pytest.raises(ArtifactError, match="is the graph to build"):
+        plan(graph, request)
+    assert graph.read_bytes() == before
 
 
 def test_options_that_this_tensorrt_lacks_are_refused(graph):
