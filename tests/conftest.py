@@ -103,7 +103,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if promised:
         pytest.fail(f"--require names {', '.join(promised)}, but it is not there", pytrace=False)
     if missing:
-        pytest.skip(f"needs {', '.join(missing)}")
+        why = f": {tensorrt_bindings.first_obstacle()}" if "bindings" in missing else ""
+        pytest.skip(f"needs {', '.join(missing)}{why}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

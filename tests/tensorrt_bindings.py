@@ -99,7 +99,13 @@ def bindings(version: str) -> Bindings:
 
 def have_bindings() -> bool:
     """Tell whether every version is here or can be fetched."""
-    return not any(_prepare(version)[1] for version in VERSIONS)
+    return not first_obstacle()
+
+
+def first_obstacle() -> str:
+    """Tell which version cannot be had and why; nothing if all can."""
+    obstacles = ((version, _prepare(version)[1]) for version in VERSIONS)
+    return next((f"TensorRT {version}: {why}" for version, why in obstacles if why), "")
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -55,6 +55,7 @@ def test_what_cannot_be_had_skips_a_test_unless_it_was_promised(monkeypatch, pro
     with pytest.raises(refusal, match=r"of TensorRT 10\.3\.0 \(`make bindings`\): ERROR: No match"):
         bindings("10.3.0")
     assert not tensorrt_bindings.have_bindings()
+    assert tensorrt_bindings.first_obstacle() == f"TensorRT 10.3.0: {obstacle}"
 
 
 def test_of_many_that_ask_at_once_one_fetches(monkeypatch, tmp_path):
