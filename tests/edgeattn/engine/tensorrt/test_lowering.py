@@ -326,6 +326,18 @@ def test_written_out_int8_attention_that_cannot_fuse_is_released_and_says_so(
     assert "TensorRT fuses 16, 32 or 64 in INT8" in attention.obstacles[0]
 
 
+def test_written_out_attention_in_float_before_an_int8_layer_was_never_to_be_int8() -> None:
+    model = block()
+    model, _ = insert_qdq(model, unit_scales(model, 0.05), "linear")
+    (attention,) = lower(model, "native").attention
+    assert (attention.in_type, attention.out_type) == ("float32", "float32")
+    assert not attention.asks_int8
+    assert [obstacle.split(";")[0] for obstacle in attention.obstacles] == [
+        "its heads have 8 channels",
+        "its products are in float32",
+    ]
+
+
 def test_written_out_int8_attention_without_q_after_it_names_the_place() -> None:
     text = """g (float[1,2,9,16] q, float[1,2,9,16] k, float[1,2,9,16] v) => (float[1,2,9,16] y) {
         qq = QuantizeLinear(q, s, z)  qd = DequantizeLinear(qq, s, z)
