@@ -88,7 +88,8 @@ def build_plan(
         options: How to build; profiles are made whole.
         plan: The file to write. Its folder also takes the graph for as long as the build runs.
         progress: Called on this thread with percent done, 100, and the phase at hand.
-        log: Takes what TensorRT says, so that the caller has it after a failure too.
+        log: Takes what TensorRT says, so that the caller has it after a failure too. Its verbose
+            messages are kept where this module logs at DEBUG (`edgeattn -vv`).
 
     Raises:
         ArtifactError: If a file cannot be written.
@@ -174,7 +175,7 @@ class _Job:
         """Build, write, and read back."""
         with primary_context(self.options.device), _explained(self.log):
             watch.report(0, None, "starting TensorRT")
-            logger = make_logger(self.log)
+            logger = make_logger(self.log, verbose=_log.isEnabledFor(logging.DEBUG))
             self._load_plugins(logger)
             self._write(logger, watch)
             watch.raise_if_stopped()

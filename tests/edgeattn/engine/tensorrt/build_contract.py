@@ -117,6 +117,13 @@ def test_what_was_there_before_is_replaced_by_a_good_build(script, tmp_path):
     assert (tmp_path / "net.engine").read_bytes() == script.plan
 
 
+def test_verbose_messages_are_kept_where_somebody_looks_closely(script, tmp_path, caplog):
+    script.says = {"build": [("verbose", "tactic 5 took 3 us")]}
+    assert "tactic" not in str(build(tmp_path).log.lines)
+    with caplog.at_level(logging.DEBUG, "edgeattn"):
+        assert "tactic 5 took 3 us" in str(build(tmp_path).log.lines)
+
+
 # What TensorRT refuses
 
 
