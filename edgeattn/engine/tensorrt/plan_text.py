@@ -103,7 +103,10 @@ def _about_plugin(plan: BuildPlan) -> Iterator[Row]:
     elif need.library:
         yield "plugin", need.library + (", carried by the engine" if need.embedded else "")
     else:
-        place = "on the board" if plan.destination.target else "here"
+        where = plan.destination
+        place = "on the board" if where.target else "where the engine is built"
+        if where.architectures and not where.target:
+            place = "here"
         yield "plugin", f"{PLUGIN} has to be built {place} first: {need.build_command}"
 
 

@@ -314,6 +314,19 @@ def test_on_a_machine_with_a_gpu_the_library_and_the_memory_are_looked_up(graph,
     assert told(planned, planned.memory[0].level).startswith(planned.memory[0].text)
 
 
+@pytest.mark.parametrize(
+    ("found", "place"), [((), "where the engine is built first"), ((87,), "here first")]
+)
+def test_a_library_that_is_missing_has_to_be_built_where_the_engine_is(
+    graph, monkeypatch, found, place
+):
+    monkeypatch.setattr(destination, "local_architectures", lambda: found)
+    monkeypatch.setattr(prepare, "find_plugin_library", lambda major: None)
+    text = told(plan(graph, TensorRtRequest(tensorrt_version="10.3")), "plugin")
+    assert place in text
+    assert text.endswith("edgeattn plugin build")
+
+
 def test_a_library_that_is_named_is_planned_with(graph):
     request = TensorRtRequest(
         options=TensorRtOptions(plugin=Path("mine.so"), embed_plugin=True, version_compatible=True),
