@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import statistics
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -82,15 +84,18 @@ def test_the_idle_baseline_is_subtracted_by_its_mean() -> None:
     assert found.std_error_mj > 0
 
 
-def test_the_standard_error_covers_noise_as_often_as_it_should() -> None:
-    # 100 traces of independent noise: about 95 intervals of 2.26 (t, 9 degrees) hold the truth.
-    held = 0
+def test_the_standard_error_is_that_of_a_mean_and_covers_as_often_as_it_should() -> None:
+    # Independent noise of 400 mW on 200 samples: their mean is off by 400 / sqrt(200) mW, over 2 s.
+    # Of intervals of 2.26 errors (t, 9 degrees of freedom) about 95 in 100 hold the truth.
+    errors, held = [], 0
     for seed in range(100):
         noise = random.Random(seed)
         noisy = trace(every(0.01, 0, 4), lambda t, n=noise: n.gauss(5000, 400), 0.01)
         found = energy_per_query(noisy, S, 3 * S, 1)
         assert found is not None
+        errors.append(found.std_error_mj)
         held += abs(found.mj - 10_000) <= 2.26 * found.std_error_mj
+    assert statistics.fmean(errors) == pytest.approx(2 * 400 / math.sqrt(200), rel=0.1)
     assert 88 <= held <= 100
 
 
