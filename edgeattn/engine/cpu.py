@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeattn.artifacts import Manifest
 from edgeattn.engine.base import BoundQuery, TensorSpec, check_inputs
+from edgeattn.engine.cpu_layers import ProfiledQuery
 from edgeattn.engine.cpu_samples import SampleRunner
 from edgeattn.engine.cpu_session import open_session, runtime_errors, session_options
 from edgeattn.engine.host import usable_cores
@@ -54,8 +55,11 @@ class CpuEngine:
         self._manifest = manifest
         self._threads = thread_count(threads or manifest.options.get("threads"))
         self._int8_arithmetic = manifest.report.get("int8_arithmetic")
+        # The session keeps these bytes alive too.
+        self._data, self._weights_folder = data, weights_folder
         batch = manifest.report.get("samples_apart")
-        options = session_options(1 if batch else self._threads, self._int8_arithmetic)
+        self._session_threads = 1 if batch else self._threads
+        options = session_options(self._session_threads, self._int8_arithmetic)
         self._session: Any = open_session(data, options, weights_folder)
         self._samples = SampleRunner(self._session, self._threads) if batch else None
         self._inputs = input_tensors(self._session, manifest)
@@ -108,6 +112,32 @@ class CpuEngine:
         if self._samples:
             return _SamplesQuery(self._samples, arrays)
         return _CpuQuery(self._open_session(), arrays, self.run(arrays))
+
+    @property
+    def graph(self) -> bytes:
+        """The lowered graph: standard ONNX, its weights perhaps beside it."""
+        return self._data
+
+    @property
+    def samples_apart(self) -> bool:
+        """Whether the samples of a batch are run apart, one per thread."""
+        return self._samples is not None
+
+    def bind_profiled(self, inputs: Mapping[str, np.ndarray]) -> ProfiledQuery:
+        """Fix the inputs of a query whose nodes are timed, in a session of its own.
+
+        Where samples are run apart, it runs the first of them alone.
+
+        Raises:
+            DataError: As `run`.
+            EngineError: As `run`.
+        """
+        self._open_session()
+        arrays = check_inputs(self._inputs, inputs)
+        if self._samples:
+            arrays = {name: array[:1] for name, array in arrays.items()}
+        options = session_options(self._session_threads, self._int8_arithmetic)
+        return ProfiledQuery(self._data, options, self._weights_folder, arrays)
 
     def close(self) -> None:
         """Free the session. Closing twice is harmless."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from edgeattn.graph.head_group_notes import note_head_groups
 from edgeattn.graph.nodes import node_label
 from edgeattn.graph.op import is_attention
 from edgeattn.graph.shapes import infer_types
@@ -15,7 +16,7 @@ def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace every attention node by standard operators, for any ONNX runtime.
 
     All other nodes and all tensor names are kept, so that a calibration table of the graph fits
-    the result too.
+    the result too. What each new node is part of stands in its metadata, for reports.
 
     Args:
         model: Opset 18 or newer; batch, height and width may be dynamic. Not changed.
@@ -26,7 +27,9 @@ def decompose(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         GraphError: If an attention node is malformed.
     """
-    return decompose_groups(model, AttentionForm())[0]
+    result, groups = decompose_groups(model, AttentionForm())
+    note_head_groups(result, groups)
+    return result
 
 
 def decompose_groups(

@@ -1,0 +1,1 @@
+"""Where the time of a query goes: layer by layer, module by module, against the hardware."""

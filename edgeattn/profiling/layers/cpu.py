@@ -1,0 +1,164 @@
+"""Where the time of a query goes on the CPU engine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from edgeattn.engine.cpu import CpuEngine
+from edgeattn.engine.cpu_layers import NodeTimes
+from edgeattn.profiling.layers.cost import GraphCosts
+from edgeattn.profiling.layers.modules import ModuleMap
+from edgeattn.profiling.layers.origins import Origin, origins
+from edgeattn.profiling.layers.profiler_cost import profiler_cost_ms
+from edgeattn.profiling.layers.roofline import Ceiling, with_rates
+from edgeattn.profiling.layers.rows import LayerProfile, LayerRow, module_tree, typical_runs
+from edgeattn.profiling.measure import measure_interleaved
+
+# Enough for the median of each node; a turn of the interleaved loop is long by itself.
+ITERATIONS = 20
+_DURATION_S = 0.2
+_WARM_UP_MS = 100.0
+
+_INTEGER_OPS = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger")
+
+
+def profile_cpu_layers(
+    engine: CpuEngine,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    iterations: int = ITERATIONS,
+    whole_ms: float | None = None,
+    ceiling: Ceiling | None = None,
+) -> LayerProfile:
+    """Measure the nodes of a query, in turns with queries that nobody looks into.
+
+    The two are run side by side, so that clocks and neighbours are the same for both. What the
+    profiler itself adds to a node is measured and taken off. The times are not stretched to fill
+    the whole: what their sum lacks is what passes between nodes.
+
+    Args:
+        engine: The engine.
+        inputs: Arrays by name.
+        iterations: Least number of runs of each kind.
+        whole_ms: Latency to scale everything to, if it was measured at another time: the nodes'
+            times are multiplied by its ratio to the latency measured here.
+        ceiling: What this processor can do; none is known without measuring it.
+
+    Raises:
+        DataError: If the inputs do not fit the engine, or `iterations` is out of range.
+        EngineError: If the engine fails, or ONNX Runtime's profile is not whole.
+    """
+    profiled = engine.bind_profiled(inputs)
+    try:
+        alone = engine.bind(inputs)
+        measured = measure_interleaved(
+            {"alone": alone, "profiled": profiled},
+            iterations=iterations,
+            duration_s=_DURATION_S,
+            warm_up_ms=_WARM_UP_MS,
+        )
+        session = profiled.finish(measured["profiled"].times)
+    finally:
+        profiled.close()
+    here_ms = statistics.median(measured["alone"].latency_ms)
+    profiled_ms = statistics.median(measured["profiled"].latency_ms)
+    whole = here_ms if whole_ms is None else whole_ms
+    # Samples run apart share the cores; what one takes alone is scaled to what the batch takes.
+    reference_ms = profiled_ms if engine.samples_apart else here_ms
+    typical = typical_runs([node.times_ms for node in session.nodes])
+    added_ms = profiler_cost_ms()
+    scale = _Scale(typical, added_ms, whole / reference_ms, whole)
+    rows = _Rows(engine, inputs, session.optimized, ceiling)
+    layers = tuple(rows.row(node, scale) for node in session.nodes)
+    return LayerProfile(
+        rows=layers,
+        modules=module_tree(layers, rows.modules.notes),
+        total_ms=sum(row.ms for row in layers),
+        whole_ms=whole,
+        runs=len(measured["profiled"].times),
+        note=_note(engine, here_ms, profiled_ms, whole, added_ms),
+        ceiling=ceiling.device if ceiling is not None else "",
+    )
+
+
+class _Scale(NamedTuple):
+    """How the profiler's times become a query's.
+
+    Attributes:
+        typical: Numbers of the runs that count for `ms`.
+        added_ms: What the profiler adds to each node.
+        factor: To what the whole takes.
+        whole_ms: What the whole takes.
+    """
+
+    typical: Sequence[int]
+    added_ms: float
+    factor: float
+    whole_ms: float
+
+    def of(self, reported_ms: float) -> float:
+        """Give the time of a node for what the profiler reports."""
+        return max(0.0, reported_ms - self.added_ms) * self.factor
+
+
+class _Rows:
+    """Makes rows of the nodes that a session ran."""
+
+    def __init__(
+        self,
+        engine: CpuEngine,
+        inputs: Mapping[str, np.ndarray],
+        optimized: onnx.ModelProto,
+        ceiling: Ceiling | None,
+    ) -> None:
+        given = onnx.load_from_string(engine.graph)
+        batch = 1 if engine.samples_apart else None
+        shapes = {name: (batch or a.shape[0], *a.shape[1:]) for name, a in inputs.items() if a.ndim}
+        self.modules = ModuleMap(given)
+        self._origins = origins(given, optimized)
+        self._costs = GraphCosts(given, shapes)
+        self._ceiling = ceiling
+
+    def row(self, node: NodeTimes, scale: _Scale) -> LayerRow:
+        origin = self._origins.get(node.name, Origin((), ()))
+        ms = scale.of(statistics.fmean(node.times_ms[run] for run in scale.typical))
+        is_integer = node.op_type.startswith(_INTEGER_OPS)
+        row = LayerRow(
+            name=node.name,
+            kind=node.op_type,
+            module=self.modules.path_of(origin.serves),
+            ms=ms,
+            median_ms=scale.of(statistics.median(node.times_ms)),
+            mean_ms=scale.of(statistics.fmean(node.times_ms)),
+            share=ms / scale.whole_ms,
+            nodes=origin.nodes,
+            precision="int8" if is_integer else node.dtype,
+        )
+        return with_rates(row, self._costs.of(origin.nodes), self._ceiling)
+
+
+def _note(
+    engine: CpuEngine, here_ms: float, profiled_ms: float, whole_ms: float, added_ms: float
+) -> str:
+    sentences = [
+        "ONNX Runtime's profiler, in a session of its own with the engine's options, in turns "
+        f"with queries that nobody looked into: {here_ms:.3f} ms at the median without it, "
+        f"{profiled_ms:.3f} ms with it.",
+        f"It adds {1e3 * added_ms:.1f} µs to each node, measured on nodes that do nothing and "
+        "taken off; what passes between nodes is in none of them.",
+    ]
+    if engine.samples_apart:
+        sentences.append(
+            "The samples of a batch run apart, one per thread: one was profiled alone, and its "
+            "times are scaled to the latency of the batch."
+        )
+    elif whole_ms != here_ms:
+        sentences.append(
+            f"Times are scaled by {whole_ms / here_ms:.3f}, to the latency of {whole_ms:.3f} ms."
+        )
+    return " ".join(sentences)
