@@ -112,13 +112,17 @@ def test_graphics_cards_are_locked_at_their_base_clock(tmp_path: Path) -> None:
 
 
 CRASH = """
-import os, sys
+import os, signal, sys, time
 from pathlib import Path
 from edgeattn.profiling.board.clocks import lock_clocks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 with lock_clocks(Path(sys.argv[1]), Path(sys.argv[2])):
     print("locked", flush=True)
     {end}
 """
+
+# A signal that comes just before a sleep is handled after it: the sleeps are short.
+WAIT = "while True: time.sleep(0.01)"
 
 
 def run_locked(root: Path, state: Path, end: str) -> subprocess.Popen[str]:
@@ -155,7 +159,7 @@ def test_what_a_crash_left_is_restored_on_demand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_restores_before_the_process_ends(tmp_path: Path, number: int) -> None:
     root, state = desktop(tmp_path), tmp_path / "state"
-    with run_locked(root, state, "import time; time.sleep(60)") as process:
+    with run_locked(root, state, WAIT) as process:
         process.send_signal(number)
         assert process.wait(timeout=20) in (128 + number, -number)
     assert governors(root) == ["schedutil", "powersave", "userspace"]
@@ -163,7 +167,7 @@ def test_a_signal_restores_before_the_process_ends(tmp_path: Path, number: int) 
 
 def test_a_second_process_waits_for_its_turn(tmp_path: Path) -> None:
     root, state = desktop(tmp_path), tmp_path / "state"
-    with run_locked(root, state, "import time; time.sleep(60)") as process:
+    with run_locked(root, state, WAIT) as process:
         with pytest.raises(BoardError, match="another process has the clocks locked"):
             lock_clocks(root, state).__enter__()
         with pytest.raises(BoardError, match="another process"):
