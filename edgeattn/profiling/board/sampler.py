@@ -30,6 +30,7 @@ MAX_HZ = 100.0  # a rail's sensor takes milliseconds to answer
 
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 3.0
+_KILL_TIMEOUT_S = 1.0
 _POLL_S = 0.01
 
 # Started by code and not by `-m`: this package is found as it was here, also where it is not
@@ -83,6 +84,7 @@ class BoardSampler:
 
     def start(self) -> None:
         """Start the recorder and wait for its first sample, so that it covers what follows."""
+        self.stop()
         self._trace = None
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="edgeattn-board-")
@@ -134,7 +136,8 @@ class BoardSampler:
             _, complaint = process.communicate(STOP, timeout=_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver, unkillable
+                process.communicate(timeout=_KILL_TIMEOUT_S)
             self._problem = f"the sampler did not stop within {_STOP_TIMEOUT_S:g} s"
         if process.returncode and not self._problem:
             lines = complaint.decode(errors="replace").strip().splitlines()

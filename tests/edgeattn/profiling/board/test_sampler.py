@@ -269,6 +269,16 @@ def test_stopping_twice_gives_the_same_trace_and_starting_anew_another() -> None
     assert sampler.stop().samples[0].time_ns > first.samples[-1].time_ns
 
 
+def test_a_second_start_leaves_no_recorder_behind(tmp_path: Path) -> None:
+    sampler = BoardSampler()
+    sampler.start()
+    first = recorder_of(sampler)
+    sampler.start()
+    assert not is_running(first)
+    sampler.stop()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_the_recorder_of_a_process_that_crashed_ends_and_cleans_up(tmp_path: Path) -> None:
     crash = (
         "import os\n"
