@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import gc
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from edgeattn.engine.base import QueryTimes
-from edgeattn.errors import DataError
-from edgeattn.profiling.measure import Measurement, measure, measure_interleaved
+from edgeattn.errors import DataError, EngineError
+from edgeattn.profiling.measure import (
+    Measurement,
+    _Spread,
+    measure,
+    measure_interleaved,
+    measure_streams,
+)
 
 MS = 1_000_000
 
@@ -111,6 +119,20 @@ def test_a_device_tells_its_own_times_and_waits_do_not_count() -> None:
     assert measured.throughput_qps == pytest.approx(2 / 0.025)  # 0 to 13 + 12 ms
     entry = measured.export_times()[1]
     assert (entry["startEnqMs"], entry["startD2hMs"], entry["latencyMs"]) == (13, 22, 9)
+    assert measured.host_ms == [13, 13]  # what the caller waited, from call to return
+
+
+def test_copies_can_be_left_out_as_trtexec_does_without_transfers() -> None:
+    clock = FakeClock()
+    query = DeviceQuery(clock)
+    with_copies = measure(query, iterations=2, duration_s=0, warm_up_ms=0, clock=clock)
+    measured = with_copies.without_copies()
+    assert measured.latency_ms == measured.compute_ms == [5, 5]
+    assert measured.h2d_ms == measured.d2h_ms == [0, 0]
+    assert (measured.wall_ns, measured.host_ns) == (with_copies.wall_ns, with_copies.host_ns)
+    entry = measured.export_times()[0]
+    assert entry["startH2dMs"] == entry["endH2dMs"] == entry["startComputeMs"] == 2
+    assert entry["startD2hMs"] == entry["endD2hMs"] == entry["endComputeMs"] == 7
 
 
 @pytest.mark.parametrize(
@@ -127,6 +149,8 @@ def test_numbers_out_of_range_are_refused(options: dict[str, float], said: str) 
         measure(lambda: None, **options)
     with pytest.raises(DataError, match=said):
         measure_interleaved({"a": lambda: None}, **options)
+    with pytest.raises(DataError, match=said):
+        measure_streams([lambda: None], **options)
 
 
 def test_the_garbage_collector_rests_during_the_loop_and_no_longer() -> None:
@@ -207,3 +231,148 @@ def test_no_queries_take_no_time() -> None:
 def test_throughput_of_a_measurement_is_queries_over_wall_time() -> None:
     times = (QueryTimes(0, 1, 0, 0, 0, 1, 1, 1),) * 4
     assert Measurement(times, 2_000_000_000).throughput_qps == 2
+
+
+def test_a_plain_callable_lets_its_caller_wait_as_long_as_it_takes() -> None:
+    clock = FakeClock()
+    measured = measure(clock.query(3), iterations=2, duration_s=0, warm_up_ms=0, clock=clock)
+    assert measured.host_ms == measured.latency_ms == [3, 3]
+    assert (measured.streams, measured.settled) == (1, None)
+
+
+def cycling(clock: FakeClock, takes_ms: Iterator[float]) -> Callable[[], None]:
+    def query() -> None:
+        clock.now += int(next(takes_ms) * MS)
+
+    return query
+
+
+def repeated(*latencies: float) -> Iterator[float]:
+    while True:
+        yield from latencies
+
+
+def test_a_steady_query_has_settled_at_once() -> None:
+    clock = FakeClock()
+    steady = clock.query(1)
+    measured = measure(steady, iterations=10, duration_s=0, warm_up_ms=0, settle_s=9, clock=clock)
+    assert measured.settled is True
+    assert len(measured.times) == 10
+
+
+def test_a_spread_that_stays_the_same_has_settled_after_five_looks() -> None:
+    clock = FakeClock()
+    query = cycling(clock, repeated(*[10.0] * 9, 20.0))
+    measured = measure(query, iterations=10, duration_s=0, warm_up_ms=0, settle_s=9, clock=clock)
+    assert measured.settled is True
+    assert len(measured.times) == 10 + 4 * 10  # four more blocks of 10 queries
+
+
+def test_a_spread_that_grows_does_not_settle_and_ends_in_time() -> None:
+    clock = FakeClock()
+    start = clock.now
+    query = cycling(clock, (1.3**i for i in range(10_000)))
+    measured = measure(query, iterations=10, duration_s=0, warm_up_ms=0, settle_s=1, clock=clock)
+    assert measured.settled is False
+    assert sum(measured.latency_ms) == pytest.approx((clock.now - start) / MS)
+    # The block in which the time ran out is the last one.
+    assert sum(measured.latency_ms[10:-10]) < 1000 < sum(measured.latency_ms[10:])
+
+
+def test_the_spread_is_that_of_all_queries() -> None:
+    blocks = [[3.0, 5.0, 4.0], [10.0], [1.0, 1.0, 7.5, 2.0]]
+    spread = _Spread()
+    for count, block in enumerate(blocks, 1):
+        spread.add([QueryTimes(0, 0, 0, 0, 0, int(ms * MS), 0, 0) for ms in block])
+        flat = np.concatenate(blocks[:count])
+        assert spread.relative == pytest.approx(flat.std() / flat.mean())
+
+
+def test_looks_at_the_spread_are_no_part_of_the_wall_time() -> None:
+    clock = FakeClock()
+
+    class Looked(FakeClock):
+        def __call__(self) -> int:
+            clock.now += 1000  # each look at the clock takes a microsecond
+            return clock.now
+
+    measured = measure(
+        cycling(clock, repeated(*[10.0] * 9, 20.0)),
+        iterations=10,
+        duration_s=0,
+        warm_up_ms=0,
+        settle_s=9,
+        clock=Looked(),
+    )
+    between = measured.wall_ns - sum(measured.host_ns)
+    assert between == (len(measured.times) - 5) * 1000  # inside the five blocks only
+
+
+def test_streams_run_at_the_same_time_and_their_queries_stand_in_order() -> None:
+    meeting = threading.Barrier(3, timeout=20)
+    measured = measure_streams([meeting.wait] * 3, iterations=4, duration_s=0, warm_up_ms=0)
+    assert len(measured.times) == 12  # a query alone would never have come back
+    assert measured.streams == 3
+    starts = [t.start_enqueue_ns for t in measured.times]
+    assert starts == sorted(starts)
+    last = max(t.end_d2h_ns for t in measured.times)
+    assert measured.wall_ns == last - starts[0]
+    assert measured.throughput_qps == pytest.approx(12e9 / (last - starts[0]))
+    assert measured.host_ms == measured.latency_ms
+
+
+def test_streams_go_on_for_the_duration_and_warm_up_before() -> None:
+    counts = [0, 0]
+
+    def sleeper(index: int) -> Callable[[], None]:
+        def query() -> None:
+            counts[index] += 1
+            time.sleep(0.002)
+
+        return query
+
+    measured = measure_streams(
+        [sleeper(0), sleeper(1)], iterations=1, duration_s=0.1, warm_up_ms=20
+    )
+    assert measured.wall_ns >= 90_000_000
+    assert sum(counts) > len(measured.times) > 2
+
+
+def test_a_stream_that_fails_ends_the_others_and_is_told() -> None:
+    def fail() -> None:
+        raise EngineError("the query failed")
+
+    before = threading.active_count()
+    start = time.monotonic()
+    for queries in ([fail, lambda: time.sleep(0.001)], [lambda: time.sleep(0.001), fail]):
+        with pytest.raises(EngineError, match="the query failed"):
+            measure_streams(queries, duration_s=60, warm_up_ms=5)
+    assert time.monotonic() - start < 20
+    assert threading.active_count() == before
+    assert gc.isenabled()
+
+
+def test_an_interrupted_wait_ends_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    join, calls = threading.Thread.join, []
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        calls.append(thread)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure_streams([lambda: time.sleep(0.001)] * 2, duration_s=60, warm_up_ms=0)
+    assert threading.active_count() == before
+
+
+def test_no_stream_is_refused() -> None:
+    with pytest.raises(DataError, match="no query to time"):
+        measure_streams([])
+
+
+def test_a_time_to_settle_in_must_be_finite() -> None:
+    with pytest.raises(DataError, match="settle_s is inf"):
+        measure(lambda: None, settle_s=math.inf)
