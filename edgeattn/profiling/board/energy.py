@@ -127,8 +127,9 @@ def missing_energy(
         return trace.problem or "no sensor was read"
     if not trace.total_rail:
         rails = ", ".join(dict.fromkeys(n for s in trace.samples for n in s.power_mw))
-        what = f"the power rails do not tell the whole: {rails}" if rails else ""
-        return what or trace.problem or "no power rail was read"
+        if rails:
+            return f"the power rails do not tell the whole: {rails}"
+        return trace.problem or "no power rail was read"
     points = _points(trace, trace.total_rail)
     inside = _within(points, start_ns, end_ns)
     if len(inside) < MIN_SAMPLES:
