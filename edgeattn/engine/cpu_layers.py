@@ -26,6 +26,7 @@ import onnx
 from edgeattn.engine.base import QueryTimes
 from edgeattn.engine.cpu_session import open_session, runtime_errors
 from edgeattn.errors import EngineError
+from edgeattn.graph.names import name_nodes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -100,7 +101,7 @@ class ProfiledQuery:
         }.items():
             options.add_session_config_entry(f"session.optimized_model_{key}", value)
         try:
-            self._session: Any = open_session(data, options, weights_folder)
+            self._session: Any = open_session(_with_names(data), options, weights_folder)
             # ONNX Runtime keeps addresses only: the arrays must live as long as the binding.
             self._inputs = dict(inputs)
             self._binding = self._bind()
@@ -170,6 +171,15 @@ class ProfiledQuery:
         """Free the session and its files. Closing twice is harmless."""
         self._session = self._binding = None
         self._folder.cleanup()
+
+
+def _with_names(data: bytes) -> bytes:
+    """Name the nodes of a graph as reports call them, where they have no names of their own."""
+    model = onnx.load_from_string(data)
+    if all(node.name for node in model.graph.node):
+        return data
+    name_nodes(model.graph)
+    return bytes(model.SerializeToString())
 
 
 def _runs(events: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

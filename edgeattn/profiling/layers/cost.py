@@ -121,6 +121,12 @@ class GraphCosts:
         self._views = {
             node.output[0]: node.input[0] for node in model.graph.node if _is(node, _VIEWS)
         }
+        # Engines keep a quantized weight in integers, whatever the graph computes from it.
+        self._stored = {
+            node.output[0]: node.input[0]
+            for node in model.graph.node
+            if _is(node, {"DequantizeLinear"}) and node.output[0] in self._constants
+        }
         self._readers: dict[str, set[str]] = {}
         for label, node in self._nodes.items():
             if not _is(node, _VIEWS):
@@ -168,10 +174,7 @@ class GraphCosts:
         return None if None in sizes else sum(size or 0 for size in sizes)
 
     def _reads(self, nodes: Collection[onnx.NodeProto]) -> Iterator[int | None]:
-        made = {self._source(name) for node in nodes for name in node.output}
-        made -= {self._source(node.input[0]) for node in nodes if _is(node, _VIEWS)} - {
-            name for node in nodes if not _is(node, _VIEWS) for name in node.output
-        }
+        made = {name for node in nodes if not _is(node, _VIEWS) for name in node.output}
         sizes: dict[str, int | None] = {}
         for node in nodes:
             if _is(node, _VIEWS | _SIZES):
@@ -207,6 +210,7 @@ class GraphCosts:
         return tuple(int(size) for size in known)
 
     def _bytes(self, name: str) -> int | None:
+        name = self._stored.get(name, name)
         shape = self._shape(name)
         element = self._types[name].element if name in self._types else TensorProto.UNDEFINED
         if shape is None or element in (TensorProto.UNDEFINED, TensorProto.STRING):

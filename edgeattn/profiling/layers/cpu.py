@@ -11,6 +11,7 @@ import onnx
 
 from edgeattn.engine.cpu import CpuEngine
 from edgeattn.engine.cpu_layers import NodeTimes
+from edgeattn.graph.names import name_nodes
 from edgeattn.profiling.layers.cost import GraphCosts
 from edgeattn.profiling.layers.modules import ModuleMap
 from edgeattn.profiling.layers.origins import Origin, origins
@@ -117,6 +118,7 @@ class _Rows:
         ceiling: Ceiling | None,
     ) -> None:
         given = onnx.load_from_string(engine.graph)
+        name_nodes(given.graph)
         batch = 1 if engine.samples_apart else None
         shapes = {name: (batch or a.shape[0], *a.shape[1:]) for name, a in inputs.items() if a.ndim}
         self.modules = ModuleMap(given)

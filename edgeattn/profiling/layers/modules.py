@@ -54,7 +54,7 @@ class ModuleMap:
             path = module_path(label) if has_paths else None
             if has_paths and path is None:
                 is_added = is_standard(node, *_CONVERSIONS)
-                path = made.get(node.input[0]) if is_added else MODEL
+                path = made.get(node.input[0], MODEL) if is_added else MODEL
             self._paths[label] = self._with_group(node, path)
             made.update(dict.fromkeys(node.output, path))
             if is_standard(node, *MOVING_OPS, *_CONVERSIONS):

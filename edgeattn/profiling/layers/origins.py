@@ -63,6 +63,11 @@ def origins(given: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, Ori
             found[_name(node)] = Origin((), regions.of[_name(anchor)])
             helpers.setdefault(_name(anchor), []).append(node)
     by_name = {_name(node): node for node in optimized.graph.node}
+    ends = [name for name, node in by_name.items() if node.op_type not in _MOVES]
+    computed = {regions.of[name] for name in ends} - {()}
+    for name, region in regions.of.items():
+        if region in computed and by_name[name].op_type in _MOVES:
+            found[name] = Origin((), region)  # the layout changed back
     for name, members in helpers.items():
         region = regions.of[name]
         computing = [node for node in members if node.op_type not in _MOVES]
