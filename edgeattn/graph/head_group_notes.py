@@ -61,18 +61,17 @@ def describe_windows(spec: AttentionSpec) -> str:
 
 def describe_group(group: HeadGroup) -> str:
     """Name the window of a head group: `window 8, shift 4`."""
-    shift = f", shift {_pair(group.shift_size)}" if any(group.shift_size) else ""
+    shift = f", shift {_pair(*group.shift_size)}" if any(group.shift_size) else ""
     return f"window {_size(group)}{shift}"
 
 
 def _size(group: HeadGroup) -> str:
     mode = "" if group.mode == "block" else f"{group.mode} "
-    return mode + _pair(group.window_size)
+    return mode + _pair(*(size or "all" for size in group.window_size))
 
 
-def _pair(sizes: tuple[int, int]) -> str:
-    rows, cols = (str(size or "all") for size in sizes)
-    return rows if rows == cols else f"{rows}×{cols}"
+def _pair(rows: int | str, cols: int | str) -> str:
+    return str(rows) if rows == cols else f"{rows}×{cols}"
 
 
 def _note(node: onnx.NodeProto, key: str) -> str:

@@ -61,7 +61,7 @@ def test_notes_change_nothing_else():
     noted.graph.node[1].metadata_props.add(key="kept", value="as it was")
     for _ in range(2):  # a second time nothing is added
         note_head_groups(noted, groups)
-    assert [prop.key for prop in noted.graph.node[1].metadata_props][0] == "kept"
+    assert noted.graph.node[1].metadata_props[0].key == "kept"
     keys = [prop.key for prop in noted.graph.node[-1].metadata_props]
     assert len(keys) == len(set(keys))
     for node in noted.graph.node:

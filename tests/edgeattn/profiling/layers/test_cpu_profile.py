@@ -100,6 +100,27 @@ def test_the_layers_sum_to_the_whole():
         assert abs(ratios[-1] - 1) < 0.05, ratios
 
 
+@pytest.mark.slow
+def test_the_modules_of_mswin_tiny_sum_to_the_whole(tmp_path):
+    from edgeattn.graph.export import export
+
+    export("mswin_tiny", output=tmp_path / "tiny.onnx")
+    with load(build(tmp_path / "tiny.onnx", engine="cpu"), threads=1) as engine:
+        inputs = random_inputs(engine.inputs, None, 0)
+        ratios = []
+        for _ in range(5):  # as above
+            profile = profile_cpu_layers(engine, inputs, iterations=40)
+            ratios.append(sum(module.ms for module in profile.modules) / profile.whole_ms)
+            if abs(ratios[-1] - 1) < 0.05:
+                break
+    assert abs(ratios[-1] - 1) < 0.05, ratios
+    assert "other" not in {module.label for module in profile.modules}
+    stage = next(module for module in profile.modules if module.path == ("stages.2",))
+    block = next(module for module in stage.children if module.path[-1] == "blocks.1")
+    labels = {module.label for module in block.children}
+    assert "stage 2 / block 1 / attention (windows 4, 8)" in labels
+
+
 def test_times_are_scaled_to_a_latency_that_was_measured_before():
     x = {"x": np.zeros((256, 256), np.float32)}
     with heavy() as engine:
