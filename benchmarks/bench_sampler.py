@@ -2,9 +2,10 @@
 
 One query of the CPU engine, timed in rounds of four blocks: without the sampler, with it, with it,
 without it, so that drift of the machine hits both alike. The sampler takes 100 samples a second,
-the most it offers. Beside the ratio of the medians stands that of the two halves without the
-sampler (the first block of a round against the last): what the machine does by itself. A sampler
-that disturbs shows as a ratio further from 1 than that one.
+the most it offers. Each round gives a ratio of medians, with to without; the figure is the median
+of the rounds, with its quartiles. Beside it stands the same of the two blocks without the sampler,
+the last to the first: what the machine does by itself. Quartiles that lie far apart say that the
+machine was not quiet, and that the figure is not to be had on it.
 
     python -m benchmarks.bench_sampler [--model NAME] [--rounds N] [--seconds S] [--threads N]
 """
@@ -62,20 +63,21 @@ class Blocks:
 
 
 def compare(blocks: Blocks, rounds: int) -> dict[str, Any]:
-    """Time the blocks of all rounds and put the medians side by side."""
-    first, last, watched = [], [], []
+    """Time the blocks of all rounds and put the medians of each side by side."""
+    alone, beside, moved, noise = [], [], [], []
     for _ in range(rounds):
-        first += blocks.without()
-        watched += blocks.watched() + blocks.watched()
-        last += blocks.without()
-    alone, beside = statistics.median(first + last), statistics.median(watched)
+        first, watched = blocks.without(), blocks.watched() + blocks.watched()
+        last = blocks.without()
+        alone.append(statistics.median(first + last))
+        beside.append(statistics.median(watched))
+        moved.append(100 * (beside[-1] / alone[-1] - 1))
+        noise.append(100 * (statistics.median(last) / statistics.median(first) - 1))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "p50_ms_without": alone,
-        "p50_ms_with": beside,
-        "moved_percent": 100 * (beside / alone - 1),
-        "noise_percent": 100 * (statistics.median(last) / statistics.median(first) - 1),
-        "queries": len(first) + len(last) + len(watched),
+        "p50_ms_without": statistics.median(alone),
+        "p50_ms_with": statistics.median(beside),
+        "moved_percent": statistics.quantiles(moved, n=4),
+        "noise_percent": statistics.quantiles(noise, n=4),
         "samples": blocks.samples,
         "source": blocks.source,
         "cpu_ms_per_sample": 1e3 * (used.ru_utime + used.ru_stime) / blocks.samples,
@@ -86,7 +88,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mswin_nano", help="a model of the registry")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10, help="at least 2")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a block")
     parser.add_argument("--threads", type=int, default=usable_cores())
     arguments = parser.parse_args()
@@ -101,11 +103,13 @@ def main() -> None:
         f"{arguments.model}, {arguments.threads} threads: median {result['p50_ms_without']:.3f} ms "
         f"alone, {result['p50_ms_with']:.3f} ms beside the sampler"
     )
+    low, moved, high = result["moved_percent"]
+    print(f"moved by {moved:+.2f} % ({low:+.2f} to {high:+.2f}); allowed {MOST_PERCENT:g} %")
+    low, noise, high = result["noise_percent"]
+    print(f"the machine by itself moved by {noise:+.2f} % ({low:+.2f} to {high:+.2f})")
     print(
-        f"moved by {result['moved_percent']:+.2f} % (allowed {MOST_PERCENT:g} %), the machine by "
-        f"itself by {result['noise_percent']:+.2f} %; {result['samples']} samples of "
-        f"{result['source']}, {result['cpu_ms_per_sample']:.2f} ms of a processor each, "
-        "its start included"
+        f"{result['samples']} samples of {result['source']}, {result['cpu_ms_per_sample']:.2f} ms "
+        "of a processor each, its start included"
     )
     print(json.dumps(result))
 
