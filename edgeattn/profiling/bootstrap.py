@@ -24,7 +24,7 @@ _LEAST_FOR_BLOCKS = 100
 _MOST_BLOCKS = 2000
 _REPLICATES = 1000
 _SEED = 0
-_CHUNK = 1 << 21  # entries of a working array
+_CHUNK = 1 << 19  # entries of a working array
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
@@ -65,14 +65,15 @@ def bootstrap_medians(samples: Sequence[float] | np.ndarray, seed: int = _SEED) 
     num_blocks = int(block[-1]) + 1
     rng = np.random.default_rng(seed)
     # How often each block is drawn: [replicates, blocks].
-    drawn = rng.multinomial(num_blocks, np.full(num_blocks, 1 / num_blocks), size=_REPLICATES)
+    chances = np.full(num_blocks, 1 / num_blocks)
+    drawn = rng.multinomial(num_blocks, chances, size=_REPLICATES).astype(np.int32)
     order = np.argsort(values, kind="stable")
     ordered, block = values[order], block[order]
     # The last block may be shorter, so that draws differ in size.
     half = (drawn @ np.bincount(block, minlength=num_blocks) + 1) // 2
-    # A draw moves the median by few ranks; ten standard deviations of the worst case, blocks of
+    # A draw moves the median by few ranks; six standard deviations of the worst case, blocks of
     # equal times, are looked at, and all below them is counted block by block.
-    reach = math.ceil(5 * math.sqrt(count * length)) + length
+    reach = math.ceil(3 * math.sqrt(count * length)) + length
     first, last = max(count // 2 - reach, 0), min(count // 2 + reach, count)
     below = drawn @ np.bincount(block[:first], minlength=num_blocks)
     window, near = ordered[first:last], block[first:last]
@@ -80,8 +81,8 @@ def bootstrap_medians(samples: Sequence[float] | np.ndarray, seed: int = _SEED) 
     rows = max(_CHUNK // len(window), 1)
     for start in range(0, _REPLICATES, rows):
         part = slice(start, start + rows)
-        reached = np.cumsum(drawn[part, near], axis=1) + below[part, None] >= half[part, None]
-        medians[part] = window[np.argmax(reached, axis=1)]
+        reached = np.cumsum(drawn[part][:, near], axis=1, dtype=np.int32)
+        medians[part] = window[np.argmax(reached >= (half - below)[part, None], axis=1)]
     return medians
 
 

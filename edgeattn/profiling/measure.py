@@ -92,6 +92,11 @@ class Measurement:
         return [nanoseconds / 1e6 for nanoseconds in self.host_ns]
 
     @property
+    def window_ns(self) -> tuple[int, int]:
+        """From the first enqueue to the last completion, on the clock that a board trace has."""
+        return self.times[0].start_enqueue_ns, max(t.end_d2h_ns for t in self.times)
+
+    @property
     def throughput_qps(self) -> float:
         """Queries per second of wall time."""
         return len(self.times) / (self.wall_ns / 1e9)

@@ -316,6 +316,7 @@ def test_streams_run_at_the_same_time_and_their_queries_stand_in_order() -> None
     starts = [t.start_enqueue_ns for t in measured.times]
     assert starts == sorted(starts)
     last = max(t.end_d2h_ns for t in measured.times)
+    assert measured.window_ns == (starts[0], last)
     assert measured.wall_ns == last - starts[0]
     assert measured.throughput_qps == pytest.approx(12e9 / (last - starts[0]))
     assert measured.host_ms == measured.latency_ms
