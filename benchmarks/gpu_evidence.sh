@@ -24,7 +24,8 @@ tools=(memcheck racecheck initcheck synccheck)
 # Where the tests marked `gpu` are: other folders need packages that a board may lack.
 gpu_tests=(
   tests/plugins tests/edgeattn/plugin tests/edgeattn/models/test_fused_gpu.py
-  tests/edgeattn/engine/tensorrt
+  tests/edgeattn/engine/tensorrt tests/edgeattn/deploy/test_selftest.py
+  tests/edgeattn/cli/test_tensorrt_path.py tests/edgeattn/profiling/board/test_nvml.py
 )
 # One case for each way through the kernels, in every type: a checker slows them a hundredfold.
 checked_cases=(

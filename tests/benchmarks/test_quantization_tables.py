@@ -17,6 +17,7 @@ from benchmarks.bench_accuracy import (
     MODELS,
     OURS,
     PEERS,
+    SHIPPED,
     Way,
     accuracy,
     describe,
@@ -72,7 +73,8 @@ def test_a_large_model_is_not_given_to_what_keeps_its_activations() -> None:
     assert Way("onnxruntime", "minmax") in large
     assert Way("onnxruntime", "entropy") not in large
     assert Way("onnxruntime", "entropy") in ways_for("mswin_nano", peers=True)
-    assert ways_for(HF_SWIN, peers=False) == [FLOAT, *OURS]
+    assert SHIPPED in ways_for("mswin_nano", peers=False)
+    assert ways_for(HF_SWIN, peers=False) == [FLOAT, *(way for way in OURS if way != SHIPPED)]
 
 
 def test_tools_and_methods_can_be_asked_for() -> None:
@@ -119,11 +121,11 @@ def test_the_page_has_a_block_for_each_table(refresh: ModuleType) -> None:
 
 
 def test_a_table_has_a_line_for_each_way_that_was_measured(refresh: ModuleType) -> None:
-    case = {"model": "mswin_nano"}
+    case, auto = {"model": "mswin_nano"}, Way("edgeattn", "auto", "linear")
     rows = [
-        row(case | OURS[0].case, centred_sqnr_db=43.44),
+        row(case | auto.case, centred_sqnr_db=43.44),
         row(case | PEERS[0].case, failed="no memory"),
-        row({"model": HF_SWIN} | OURS[0].case, centred_sqnr_db=12.0),
+        row({"model": HF_SWIN} | auto.case, centred_sqnr_db=12.0),
         row({"model": HF_SWIN} | PEERS[0].case, centred_sqnr_db=10.5),
     ]
     table = refresh.accuracy_table(rows, MODELS, refresh.sqnr).splitlines()
@@ -131,11 +133,16 @@ def test_a_table_has_a_line_for_each_way_that_was_measured(refresh: ModuleType) 
         "| **edgeattn**, `linear`, auto | 43.4 |  |  | 12.0 |",
         "| ONNX Runtime, minmax | failed |  |  | 10.5 |",
     ]
-    assert f"- `{HF_SWIN}`: +1.5 dB (ONNX Runtime, minmax)" in refresh.margins(rows)
+    assert f"- `{HF_SWIN}`: auto +1.5 dB (ONNX Runtime, minmax)" in refresh.margins(rows)
     assert "mswin_nano" not in refresh.margins(rows)
     corrected = Way("edgeattn", "auto", "linear", {"correct_bias": True})
     rows.append(row({"model": HF_SWIN} | corrected.case, centred_sqnr_db=14.0))
-    assert "+1.5 dB, with `--correct-bias` +3.5 dB" in refresh.margins(rows)
+    assert "auto +1.5 dB, `--correct-bias` +3.5 dB" in refresh.margins(rows)
+    rows.append(row({"model": HF_SWIN} | SHIPPED.case, centred_sqnr_db=15.0))
+    assert "with its recipe +4.5 dB, auto +1.5 dB" in refresh.margins(rows)
+    assert "| **edgeattn**, `linear`, its recipe |" in refresh.accuracy_table(
+        rows, MODELS, refresh.sqnr
+    )
 
 
 def test_costs_are_written_with_their_ratio_or_their_failure(refresh: ModuleType) -> None:
