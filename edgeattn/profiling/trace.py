@@ -77,16 +77,27 @@ def trace_of_report(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _queries(queries: Sequence[Mapping[str, float]]) -> Iterator[Event]:
-    """Lay each query's parts on their tracks; parts that took no time anywhere have none."""
+    """Lay each query's parts on their tracks; parts that took no time anywhere have none.
+
+    Where streams run side by side, a track has as many lanes as queries overlap.
+    """
     yield _name("process_name", _QUERIES, 0, "queries")
-    for thread, (name, title, start, end) in enumerate(_TRACKS, start=1):
+    thread = 0
+    for name, title, start, end in _TRACKS:
         if not any(query[end] > query[start] for query in queries):
             continue
-        yield _name("thread_name", _QUERIES, thread, title)
-        for number, query in enumerate(queries):
+        ends: list[float] = []  # of the last query of each lane
+        for number, query in sorted(enumerate(queries), key=lambda item: item[1][start]):
+            free = (i for i, last in enumerate(ends) if last <= query[start])
+            lane = next(free, len(ends))
+            if lane == len(ends):
+                ends.append(0.0)
+                number_of_lane = f" {lane + 1}" if lane else ""
+                yield _name("thread_name", _QUERIES, thread + lane + 1, title + number_of_lane)
+            ends[lane] = query[end]
             args = {"query": number, "latency_ms": query["latencyMs"]}
-            length = query[end] - query[start]
-            yield _slice(name, _QUERIES, thread, query[start], length, args)
+            yield _slice(name, _QUERIES, thread + lane + 1, query[start], query[end], args)
+        thread += len(ends)
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
@@ -94,23 +105,26 @@ def _layers(rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
     yield _name("process_name", _LAYERS, 0, "layers of a typical query, end to end")
     yield _name("thread_name", _LAYERS, 1, "layers")
     now = 0.0
-    open_modules: list[tuple[str, float]] = []
+    path: list[tuple[str, float]] = []  # modules not ended yet, with their beginnings
+    slices: list[tuple[int, Event]] = []
+
+    def close(kept: int) -> None:
+        while len(path) > kept:
+            name, start = path.pop()
+            slices.append((len(path), _slice(name, _LAYERS, 1, start, now, {})))
+
     for row in rows:
-        same = _common_length([name for name, _ in open_modules], row["module"])
-        yield from _closed(open_modules, same, now)
-        open_modules += [(name, now) for name in row["module"][same:]]
+        same = _common_length([name for name, _ in path], row["module"])
+        close(same)
+        path += [(name, now) for name in row["module"][same:]]
         known = ("kind", "precision", "bytes", "flops", "gb_s", "gflop_s", "ceiling_share")
         args = {key: row[key] for key in known if row[key] not in (None, "")}
-        yield _slice(row["name"], _LAYERS, 1, now, row["ms"], args)
+        slices.append((len(path), _slice(row["name"], _LAYERS, 1, now, now + row["ms"], args)))
         now += row["ms"]
-    yield from _closed(open_modules, 0, now)
-
-
-def _closed(open_modules: list[tuple[str, float]], kept: int, now: float) -> Iterator[Event]:
-    """End the modules beyond the first few: slices that hold others nest by their times."""
-    while len(open_modules) > kept:
-        name, start = open_modules.pop()
-        yield _slice(name, _LAYERS, 1, start, now - start, {})
+    close(0)
+    # What holds another slice comes before it.
+    slices.sort(key=lambda item: (item[1]["ts"], -item[1]["dur"], item[0]))
+    yield from (event for _, event in slices)
 
 
 def _common_length(open_names: Sequence[str], path: Sequence[str]) -> int:
@@ -135,10 +149,12 @@ def _board(board: Mapping[str, Any], origin_ns: int) -> Iterator[Event]:
 
 
 def _slice(
-    name: str, process: int, thread: int, start_ms: float, length_ms: float, args: Mapping[str, Any]
+    name: str, process: int, thread: int, start_ms: float, end_ms: float, args: Mapping[str, Any]
 ) -> Event:
-    event = _event("X", name, process, 1e3 * start_ms, args)
-    return event | {"tid": thread, "dur": round(1e3 * length_ms, 3)}
+    """Make a slice; both ends are rounded to nanoseconds, so that what touches does not overlap."""
+    start_ns, end_ns = round(1e6 * start_ms), round(1e6 * end_ms)
+    event = _event("X", name, process, start_ns / 1e3, args)
+    return event | {"tid": thread, "dur": (end_ns - start_ns) / 1e3}
 
 
 def _name(what: str, process: int, thread: int, name: str) -> Event:
