@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def command(selftest: bool, as_json: bool) -> None:
     """Examine this machine, and say what to fix.
 
-    Python, driver, CUDA, TensorRT, plugin library, board, memory, disk and clocks are looked at, and
-    whether they go together. Nothing is changed. Each finding says what to do about it; the exit code is 1 if there is an
-    error among them, something that cannot work.
+    Python, driver, CUDA, TensorRT, plugin library, board, memory, disk and clocks are looked at,
+    and whether they go together. Nothing is changed. Each finding says what to do about it; the
+    exit code is 1 if there is an error among them, something that cannot work.
     """
     from edgeattn.deploy.doctor import examine
 
