@@ -65,7 +65,8 @@ def headline(report: Mapping[str, Any]) -> list[Figure]:
     name = "99 % of queries within" if worst == "p99_ms" else "Slowest query"
     beyond = f"slowest {milliseconds(latency['max_ms'])}" if worst == "p99_ms" else ""
     figures.append(Figure(name, number(latency[worst]), "ms", beyond))
-    samples = count(latency["num_samples"], "query").replace("querys", "queries")
+    queries = latency["num_samples"]
+    samples = f"{queries:,} {'query' if queries == 1 else 'queries'}"
     figures.append(Figure("Throughput", number(report["throughput_qps"]), "queries/s", samples))
     if energy := report.get("energy"):
         error = f"± {number(energy['std_error_mj'], 2)} mJ standard error"
