@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,21 +69,26 @@ def profile_cpu_layers(
     here_ms = statistics.median(measured["alone"].latency_ms)
     profiled_ms = statistics.median(measured["profiled"].latency_ms)
     whole = here_ms if whole_ms is None else whole_ms
-    # Samples run apart share the cores; what one takes alone is scaled to what the batch takes.
-    reference_ms = profiled_ms if engine.samples_apart else here_ms
     typical = typical_runs([node.times_ms for node in session.nodes])
     added_ms = profiler_cost_ms()
-    scale = _Scale(typical, added_ms, whole / reference_ms, whole)
+    scale = _Scale(typical, added_ms, whole / here_ms, whole)
+    if engine.samples_apart:
+        # Samples that run side by side share the cores: what one takes alone says how its time is
+        # spent, not how long the batch takes.
+        scaled_ms = sum(map(scale.typical_ms, session.nodes))
+        scale = scale._replace(factor=scale.factor * whole / scaled_ms if scaled_ms else 1.0)
     rows = _Rows(engine, inputs, session.optimized, ceiling)
     layers = tuple(rows.row(node, scale) for node in session.nodes)
+    total_ms = sum(row.ms for row in layers)
     return LayerProfile(
         rows=layers,
         modules=module_tree(layers, rows.modules.notes),
-        total_ms=sum(row.ms for row in layers),
+        total_ms=total_ms,
         whole_ms=whole,
         runs=len(measured["profiled"].times),
-        note=_note(engine, here_ms, profiled_ms, whole, added_ms),
+        note=" ".join(_note(engine, (here_ms, profiled_ms), scale, total_ms)),
         ceiling=ceiling.device if ceiling is not None else "",
+        roofs=ceiling.roofs() if ceiling is not None else None,
     )
 
 
@@ -101,6 +106,10 @@ class _Scale(NamedTuple):
     added_ms: float
     factor: float
     whole_ms: float
+
+    def typical_ms(self, node: NodeTimes) -> float:
+        """Give the time of a node in typical runs."""
+        return self.of(statistics.fmean(node.times_ms[run] for run in self.typical))
 
     def of(self, reported_ms: float) -> float:
         """Give the time of a node for what the profiler reports."""
@@ -128,7 +137,7 @@ class _Rows:
 
     def row(self, node: NodeTimes, scale: _Scale) -> LayerRow:
         origin = self._origins.get(node.name, Origin((), ()))
-        ms = scale.of(statistics.fmean(node.times_ms[run] for run in scale.typical))
+        ms = scale.typical_ms(node)
         is_integer = node.op_type.startswith(_INTEGER_OPS)
         row = LayerRow(
             name=node.name,
@@ -145,22 +154,34 @@ class _Rows:
 
 
 def _note(
-    engine: CpuEngine, here_ms: float, profiled_ms: float, whole_ms: float, added_ms: float
-) -> str:
-    sentences = [
-        "ONNX Runtime's profiler, in a session of its own with the engine's options, in turns "
-        f"with queries that nobody looked into: {here_ms:.3f} ms at the median without it, "
-        f"{profiled_ms:.3f} ms with it.",
-        f"It adds {1e3 * added_ms:.1f} µs to each node, measured on nodes that do nothing and "
-        "taken off; what passes between nodes is in none of them.",
-    ]
+    engine: CpuEngine, medians_ms: tuple[float, float], scale: _Scale, total_ms: float
+) -> Iterator[str]:
+    """Say how the times were measured, one sentence each.
+
+    Args:
+        engine: The engine.
+        medians_ms: Of queries without the profiler, and with it.
+        scale: How the profiler's times were changed.
+        total_ms: Sum of the layers' times.
+    """
+    here_ms, profiled_ms = medians_ms
+    yield (
+        "ONNX Runtime's profiler, in a session of its own with the engine's options, in turns with "
+        f"queries that nobody looked into: {here_ms:.3f} ms at the median without it, "
+        f"{profiled_ms:.3f} ms with it."
+    )
+    yield (
+        f"It adds {1e3 * scale.added_ms:.1f} µs to each node, measured on nodes that do nothing "
+        "and taken off."
+    )
     if engine.samples_apart:
-        sentences.append(
+        yield (
             "The samples of a batch run apart, one per thread: one was profiled alone, and its "
-            "times are scaled to the latency of the batch."
+            "times are scaled so that they sum to the latency of the batch."
         )
-    elif whole_ms != here_ms:
-        sentences.append(
-            f"Times are scaled by {whole_ms / here_ms:.3f}, to the latency of {whole_ms:.3f} ms."
+        return
+    if scale.whole_ms != here_ms:
+        yield (
+            f"Times are scaled by {scale.factor:.3f}, to the latency of {scale.whole_ms:.3f} ms."
         )
-    return " ".join(sentences)
+    yield f"The layers sum to {100 * total_ms / scale.whole_ms:.1f} % of the whole."

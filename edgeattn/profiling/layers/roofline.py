@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from edgeattn.profiling.layers.cost import Cost
 from edgeattn.profiling.layers.rows import Bound, LayerRow
@@ -31,6 +32,10 @@ class Ceiling:
     device: str
     gb_s: float | None
     gflop_s: Mapping[str, float] = field(default_factory=dict)
+
+    def roofs(self) -> dict[str, Any]:
+        """Give the figures as JSON values."""
+        return {"gb_s": self.gb_s, "gflop_s": dict(self.gflop_s)}
 
 
 def gpu_ceiling(gpu: Gpu) -> Ceiling:

@@ -104,6 +104,7 @@ class LayerProfile:
         runs: How many queries the layers' times are from.
         note: How this was measured, in a few sentences.
         ceiling: What the shares of the ceiling refer to; empty without one.
+        roofs: Its figures: `gb_s`, and `gflop_s` by type; `None` without one.
     """
 
     rows: tuple[LayerRow, ...]
@@ -113,6 +114,7 @@ class LayerProfile:
     runs: int
     note: str
     ceiling: str = ""
+    roofs: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the profile into JSON values."""

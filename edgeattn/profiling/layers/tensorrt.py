@@ -69,6 +69,7 @@ def tensorrt_layer_profile(
         runs=len(times[0].times_ms) if times else 0,
         note=_NOTE + (_SIDE_BY_SIDE.format(streams) if streams > 1 else "") + ".",
         ceiling=ceiling.device if ceiling is not None else "",
+        roofs=ceiling.roofs() if ceiling is not None else None,
     )
 
 

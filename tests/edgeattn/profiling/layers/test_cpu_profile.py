@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from edgeattn.artifacts import Manifest
 from edgeattn.engine.base import QueryTimes
@@ -19,7 +20,7 @@ from edgeattn.profiling.layers.cpu import profile_cpu_layers
 from edgeattn.profiling.layers.profiler_cost import profiler_cost_ms
 from edgeattn.profiling.layers.roofline import Ceiling
 from edgeattn.profiling.layers.rows import LayerProfile
-from tests.graphs import classifier, from_text, int8_chain, save
+from tests.graphs import from_text, int8_chain, save
 
 QUICK = {"iterations": 4}
 
@@ -70,7 +71,10 @@ def test_every_layer_has_its_nodes_its_cost_and_its_time(tiny_profile):
     assert sum(module.ms for module in tiny_profile.modules) == pytest.approx(tiny_profile.total_ms)
     assert tiny_profile.whole_ms > 0
     assert tiny_profile.runs >= 4
+    assert tiny_profile.roofs is None
     assert "in turns with queries that nobody looked into" in tiny_profile.note
+    share = 100 * tiny_profile.total_ms / tiny_profile.whole_ms
+    assert f"The layers sum to {share:.1f} % of the whole." in tiny_profile.note
 
 
 def test_the_profile_survives_json(tiny_profile):
@@ -138,6 +142,7 @@ def test_a_ceiling_gives_shares():
         profile = profile_cpu_layers(engine, x, ceiling=ceiling, **QUICK)
     product = profile.rows[0]
     assert profile.ceiling == "this machine"
+    assert profile.roofs == {"gb_s": 1000.0, "gflop_s": {"float32": 1e6}}
     assert product.bound == "memory"
     assert 0 < product.ceiling_share < 1
 
@@ -154,12 +159,16 @@ def test_integer_kernels_are_int8(tmp_path):
 
 
 def test_a_batch_of_samples_that_run_apart_is_told(tmp_path):
-    with load(build(save(classifier(3), tmp_path / "net.onnx"), threads=2)) as engine:
+    model = from_text("g (float[3,512] x) => (float[3,512] y) { y = MatMul (x, w) }")
+    weight = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    with load(build(save(model, tmp_path / "net.onnx"), threads=2)) as engine:
         assert engine.samples_apart
         profile = profile_cpu_layers(engine, random_inputs(engine.inputs, None, 0), **QUICK)
     assert "one was profiled alone" in profile.note
+    assert profile.total_ms == pytest.approx(profile.whole_ms)
     (row,) = [row for row in profile.rows if row.nodes]
-    assert row.flops == 2 * 5 * 3 + 3  # of one sample
+    assert row.flops == 2 * 512 * 512  # of one sample
 
 
 def test_the_engine_itself_is_left_alone():
