@@ -17,11 +17,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md")) + sorted(ROOT.glob("*/README.md"))
 PAGES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
-# ```console blocks hold commands after `$ `, ```python blocks are run or written to `file=`.
+# ```console blocks hold commands after `$ `, ```python blocks are run or written to `file=`,
+# ```toml blocks are written.
 # ```sh blocks are for the reader's own shell: they install, clone or take a whole machine. What
 # they have edgeattn do is held to its options all the same.
 BLOCK = re.compile(
-    r"^```(?P<kind>console|python)(?P<options>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^```(?P<kind>console|python|toml)(?P<options>[^\n]*)\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 TYPED = re.compile(r"^```(?:console|sh)\b[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)\s]+)\)")

@@ -33,6 +33,7 @@ VERBS = {
     "run": "Run an engine on inputs from a file.",
     "profile": "Measure an engine's latency and throughput.",
     "compare": "Compare two engines' outputs and latency on the same inputs.",
+    "sweep": "Build and measure many engines from one file.",
     "inspect": "Describe any file that edgeattn writes or reads.",
     "plugin": "Build the attention kernels and the TensorRT plugin; check one.",
     "doctor": "Examine this machine, and say what to fix.",

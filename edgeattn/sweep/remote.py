@@ -1,0 +1,206 @@
+"""The cases of a sweep on the workers of a Dask scheduler: a lab of boards as one machine.
+
+Graphs are made here, where torch and the data are; a board gets the graph's bytes, builds,
+measures, and sends the row's figures and the report back. Dask assigns the cases, by resources
+named after the boards, and assigns them anew when a worker dies. Only this side writes rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeattn.artifacts import read_json, write_json
+from edgeattn.errors import BoardError, MissingDependencyError, first_line
+from edgeattn.sweep.cases import Case
+from edgeattn.sweep.run import Row, Workbench, make_row
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+# A case on the bench of a worker, and the next one in its hands.
+_CASES_PER_WORKER = 2
+# How often a case may bring a worker down, or be on one that goes, before it counts as failed.
+_RETRIES = 3
+_CONNECT_S = 10
+
+
+def run_remotely(
+    cases: Sequence[Case], bench: Workbench, scheduler: str, finish: Callable[[Row], None]
+) -> None:
+    """Run cases on workers.
+
+    Args:
+        cases: The cases.
+        bench: Where graphs and reports are kept on this side.
+        scheduler: Address of the scheduler, `tcp://host:8786`.
+        finish: Called with the row of each case, in the order in which they end.
+
+    Raises:
+        BoardError: If there is no scheduler, no worker for a case, or a worker that would measure
+            two cases at once.
+        MissingDependencyError: If dask.distributed is not installed.
+    """
+    try:
+        from distributed import Client
+    except ImportError as err:
+        raise MissingDependencyError(
+            "dask.distributed is not installed", "pip install 'edgeattn[sweep]'"
+        ) from err
+    try:
+        client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as err:
+        raise BoardError(
+            f"there is no Dask scheduler at {scheduler}: {first_line(err)}",
+            "start one: dask scheduler",
+        ) from err
+    with client:
+        boards = {case.parameters["board"] for case in cases}
+        _Dispatch(client, bench, finish, _workers(client, boards)).run(cases)
+
+
+class _Dispatch:
+    """Keeps each board's workers busy, without sending out graphs long before they are wanted."""
+
+    def __init__(
+        self,
+        client: Client,
+        bench: Workbench,
+        finish: Callable[[Row], None],
+        workers: Mapping[str, int],
+    ) -> None:
+        self._client, self._bench, self._finish = client, bench, finish
+        self._limits = {board: _CASES_PER_WORKER * count for board, count in workers.items()}
+        self._running: dict[Future[Any], tuple[Case, float]] = {}
+
+    def run(self, cases: Sequence[Case]) -> None:
+        """Run the cases to their ends."""
+        from distributed import wait
+
+        waiting = list(cases)
+        while waiting or self._running:
+            busy = Counter(case.parameters["board"] for case, _ in self._running.values())
+            free = [c for c in waiting if busy[c.parameters["board"]] < self._limits[_board(c)]]
+            if free:
+                waiting.remove(free[0])
+                self._send(free[0])
+                continue
+            with self._client.as_current():
+                done = wait(list(self._running), return_when="FIRST_COMPLETED").done
+            for future in done:
+                self._receive(future)
+
+    def _send(self, case: Case) -> None:
+        begin = time.monotonic()
+        answer = self._bench.prepare(case)
+        if "error" in answer:
+            self._finish(make_row(case, answer, time.monotonic() - begin))
+            return
+        graphs = answer["result"] | {r: case.files[r] for r in ("accuracy",) if r in case.files}
+        future = self._client.submit(
+            measure_remotely,
+            asdict(case),
+            {role: _parcel(Path(path)) for role, path in graphs.items() if role != "table"},
+            self._bench.timeout_s,
+            key=f"edgeattn-{case.id}-{time.time_ns()}",  # never the result of an earlier sweep
+            resources={_board(case): 1} if _board(case) else None,
+            retries=_RETRIES,
+            pure=False,
+        )
+        self._running[future] = (case, begin)
+
+    def _receive(self, future: Future[Any]) -> None:
+        case, begin = self._running.pop(future)
+        try:
+            answer = future.result()
+        except Exception as err:  # whatever becomes of a worker: KilledWorker, a lost connection
+            message = f"no worker finished the case: {first_line(err)}"
+            hint = "look at the workers' logs"
+            answer = {
+                "error": {
+                    "kind": type(err).__name__,
+                    "message": message,
+                    "hint": hint,
+                    "step": "measure",
+                }
+            }
+        if report := answer.pop("report", None):
+            path = self._bench.report(case)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, report)
+        self._finish(make_row(case, answer, time.monotonic() - begin))
+
+
+def measure_remotely(
+    case: Mapping[str, Any],
+    parcels: Mapping[str, Mapping[str, bytes]],
+    timeout_s: float | None,
+) -> dict[str, Any]:
+    """Build and measure a case on a worker, in a process of its own.
+
+    Args:
+        case: The fields of the case.
+        parcels: Files by role; each role's first is the one named, the others belong beside it.
+        timeout_s: Kill the process after this time.
+
+    Returns:
+        As `run_task`, and under `report` the report.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeattn-sweep-") as name:
+        bench = Workbench(Path(name), Path(name), timeout_s)
+        graphs = {}
+        for role, parcel in parcels.items():
+            folder = Path(name) / role
+            folder.mkdir()
+            for file, data in parcel.items():
+                (folder / file).write_bytes(data)
+            graphs[role] = str(folder / next(iter(parcel)))
+        answer = bench.measure(Case(**{**case, "files": {}}), graphs)
+        report = bench.report(Case(**case))
+        if "result" in answer:
+            answer["report"] = read_json(report, "a latency report")
+    return answer
+
+
+def _parcel(path: Path) -> dict[str, bytes]:
+    """Read a file and, of a graph, its manifest and weights, which stand beside it."""
+    files = [path]
+    if path.suffix == ".onnx":
+        files += [path.with_name(path.name + end) for end in (".json", ".data")]
+    return {file.name: file.read_bytes() for file in files if file.exists()}
+
+
+def _board(case: Case) -> str:
+    board: str = case.parameters["board"]
+    return board
+
+
+def _workers(client: Client, boards: set[str]) -> dict[str, int]:
+    """Count the workers of each board; the nameless board is any worker.
+
+    Raises:
+        BoardError: If a board has none, or one runs several tasks at once.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    counts = {}
+    for board in boards:
+        mine = {a: w for a, w in workers.items() if not board or w["resources"].get(board)}
+        if not mine:
+            what = f"offers the resource {board}" if board else "is there"
+            tag = f" --resources {board}=1" if board else ""
+            raise BoardError(
+                f"no worker {what}", f"start one: dask worker ADDRESS --nthreads 1{tag}"
+            )
+        if crowded := [address for address, w in mine.items() if w["nthreads"] != 1]:
+            raise BoardError(
+                f"the worker {crowded[0]} would measure {mine[crowded[0]]['nthreads']} cases at "
+                "once",
+                "start it with --nthreads 1",
+            )
+        counts[board] = len(mine)
+    return counts

@@ -1,0 +1,126 @@
+"""Sweeps over the workers of a Dask cluster on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from edgeattn.errors import BoardError
+from edgeattn.sweep.cases import expand
+from edgeattn.sweep.results import read_rows
+from edgeattn.sweep.run import run_sweep
+from edgeattn.sweep.spec import read_spec
+from tests.edgeattn.sweep.sweeps import PRODUCT, write_sweep
+
+FLOATS = PRODUCT.replace('["fp32", "int8"]', '["fp32"]')
+TWELVE = FLOATS.replace("[1, 3]", str(list(range(1, 13))))
+
+
+class Cluster:
+    """A scheduler and workers, each a process that nobody restarts."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        address_file = folder / "scheduler.json"
+        self.processes = []
+        self._start("scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+        self.address = self._wait_for_address(address_file)
+
+    def _start(self, kind, *arguments):
+        log = (self._folder / f"{kind}{len(self.processes)}.log").open("wb")
+        if kind == "scheduler":
+            arguments = (*arguments, "--scheduler-file", str(self._folder / "scheduler.json"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
+            cwd=self._folder,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def _wait_for_address(self, file):
+        import json
+
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                return json.loads(file.read_text())["address"]
+            except (FileNotFoundError, ValueError):
+                time.sleep(0.05)
+        raise AssertionError((self._folder / "scheduler0.log").read_text())
+
+    def add_worker(self, *arguments, threads=1):
+        flags = ("--nthreads", str(threads), "--no-nanny", "--no-dashboard")
+        worker = self._start("worker", self.address, *flags, *arguments)
+        from distributed import Client
+
+        count = len(self.processes) - 1
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
+        return worker
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    started = Cluster(folder)
+    yield started
+    started.stop()
+
+
+def test_cases_run_on_the_workers_that_have_their_board(tmp_path, cluster):
+    text = FLOATS.replace("[models", 'boards = ["orin-nano"]\n[models', 1).replace("[1, 3]", "[3]")
+    spec = write_sweep(tmp_path, text)
+    with pytest.raises(BoardError, match="no worker offers the resource orin-nano"):
+        run_sweep(spec, scheduler=cluster.address)
+    cluster.add_worker("--resources", "orin-nano=1")
+    outcome = run_sweep(spec, scheduler=cluster.address)
+    (row,) = outcome.rows
+    assert (row["error"], row["parameters"]["board"]) == (None, "orin-nano")
+    assert row["figures"]["top1_b"] == 100
+    # The report came back, the engine was left.
+    assert (outcome.path.parent / "reports" / f"{row['case']}.profile.json").exists()
+    assert not (outcome.path.parent / "engines").exists()
+
+
+def test_a_worker_that_would_measure_two_cases_at_once_is_refused(tmp_path, cluster):
+    cluster.add_worker(threads=2)
+    with pytest.raises(BoardError, match="would measure 2 cases at once"):
+        run_sweep(write_sweep(tmp_path, FLOATS), scheduler=cluster.address)
+
+
+def test_a_scheduler_that_is_not_there_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeattn.sweep.remote._CONNECT_S", 0.5)
+    with pytest.raises(BoardError, match=r"there is no Dask scheduler at tcp://127.0.0.1:9"):
+        run_sweep(write_sweep(tmp_path, FLOATS), scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.slow
+def test_of_twelve_cases_none_is_lost_or_doubled_when_a_worker_is_killed(tmp_path, cluster):
+    spec = write_sweep(tmp_path, TWELVE)
+    victim, _ = cluster.add_worker(), cluster.add_worker()
+    killed_after = []
+
+    def kill_midway(done, total, what):
+        if done == 4 and not killed_after:
+            killed_after.append(done)
+            os.kill(victim.pid, signal.SIGKILL)
+
+    outcome = run_sweep(spec, scheduler=cluster.address, progress=kill_midway)
+    assert killed_after
+    assert victim.wait() == -signal.SIGKILL
+    expected = sorted(case.id for case in expand(read_spec(spec)))
+    assert len(expected) == 12
+    assert sorted(row["case"] for row in read_rows(outcome.path)) == expected
+    assert [row["error"] for row in outcome.rows] == [None] * 12

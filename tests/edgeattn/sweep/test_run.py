@@ -1,0 +1,142 @@
+"""Whole sweeps over a network that takes microseconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import edgeattn
+from edgeattn.artifacts import sha256_of_file
+from edgeattn.cli.main import run
+from edgeattn.errors import ArtifactError, SpecError
+from edgeattn.profiling.profile import read_report
+from edgeattn.sweep.cases import expand
+from edgeattn.sweep.results import read_rows
+from edgeattn.sweep.run import run_sweep
+from edgeattn.sweep.spec import read_spec
+from tests.edgeattn.sweep.sweeps import PRODUCT, write_sweep
+
+FLOATS = PRODUCT.replace('["fp32", "int8"]', '["fp32"]')
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    return folder, run_sweep(write_sweep(folder), folder / "out")
+
+
+def test_each_case_has_one_row_with_its_values_and_figures(swept):
+    folder, outcome = swept
+    rows = read_rows(folder / "out" / "results.jsonl")
+    assert rows == list(outcome.rows)
+    assert [row["case"] for row in rows] == [c.id for c in expand(read_spec(folder / "sweep.toml"))]
+    for row in rows:
+        assert (row["status"], row["error"]) == ("ok", None)
+        figures = row["figures"]
+        assert 0 < figures["min_ms"] <= figures["p50_ms"] <= figures["max_ms"]
+        assert figures["throughput_qps"] > 0
+        assert figures["accuracy_samples"] == 12
+        assert figures["top1_a"] == 100
+        assert row["shapes"] == {"x": [row["parameters"]["batch_size"], 8]}
+        assert row["environment"]["cpu_model"]
+        assert row["tools"]["edgeattn"] == edgeattn.__version__
+
+
+def test_the_rows_figures_are_those_of_the_engine_that_is_left(swept):
+    folder, outcome = swept
+    row = outcome.rows[2]
+    assert row["parameters"]["precision"] == "int8"
+    engine = folder / "out" / "engines" / f"{row['case']}.engine"
+    assert row["made_from"]["engine"] == sha256_of_file(engine)
+    assert row["figures"]["engine_bytes"] == engine.stat().st_size
+    with np.load(folder / "labelled.npz") as arrays:
+        compared = edgeattn.compare(folder / "net.onnx", engine, dict(arrays), latency=False)
+    assert row["figures"]["sqnr_db"] == pytest.approx(compared.figures()["sqnr_db"])
+    assert row["figures"]["sqnr_db"] < 60
+    report = read_report(folder / "out" / "reports" / f"{row['case']}.profile.json")
+    assert row["figures"]["p50_ms"] == report.latency.p50_ms
+
+
+def test_cases_share_what_they_can_and_the_graph_is_not_touched(swept):
+    folder, _ = swept
+    files = sorted(path.name for path in (folder / "out" / "graphs").glob("*"))
+    assert sum(name.endswith(".calib.json") for name in files) == 1
+    assert sum(name.endswith(".onnx") for name in files) == 1
+    assert not (folder / "net.calib.json").exists()
+
+
+def test_a_sweep_that_is_done_is_done(swept):
+    folder, outcome = swept
+    again = run_sweep(folder / "sweep.toml", folder / "out", resume=True)
+    assert (again.ran, again.rows) == (0, outcome.rows)
+    with pytest.raises(ArtifactError, match="has rows of 4 cases already"):
+        run_sweep(folder / "sweep.toml", folder / "out")
+
+
+def test_a_case_that_fails_is_a_row_and_the_others_go_on(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_sweep(tmp_path, FLOATS.replace("[models", 'resolutions = ["7x7"]\n[models', 1))
+    with (tmp_path / "sweep.toml").open("a") as stream:
+        stream.write("[[exclude]]\nbatch_size = 3\n")
+    first = (tmp_path / "sweep.toml").read_text()
+    assert run(["sweep", "sweep.toml", "--json"]) == 1
+    captured = capfd.readouterr()
+    printed = json.loads(captured.out)
+    assert (printed["ran"], printed["failed"], printed["pareto"]) == (1, 1, [])
+    error = printed["rows"][0]["error"]
+    assert error["message"] == "no input has the axes of the resolution 7x7"
+    assert error["kind"] == "SpecError"
+    assert "1 of 1 cases failed" in captured.err
+
+    (tmp_path / "sweep.toml").write_text(first.replace("[[exclude]]\nbatch_size = 3\n", ""))
+    assert run(["sweep", "sweep.toml", "--retry-failed"]) == 1
+    assert "2 cases, 2 of them now" in capfd.readouterr().out
+
+
+def test_boards_want_a_scheduler(tmp_path):
+    spec = write_sweep(tmp_path, FLOATS.replace("[models", 'boards = ["orin-nano"]\n[models', 1))
+    with pytest.raises(SpecError, match="names the board orin-nano, and cases run here"):
+        run_sweep(spec)
+
+
+def test_a_sweep_that_is_killed_goes_on_without_losing_or_doubling_a_case(tmp_path):
+    write_sweep(tmp_path, FLOATS.replace("[1, 3]", "[1, 2, 3, 4]"))
+    rows = tmp_path / "sweep" / "results.jsonl"
+    command = [sys.executable, "-m", "edgeattn", "sweep", "sweep.toml"]
+    killed = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    end = time.monotonic() + 120
+    while not (rows.exists() and rows.read_bytes().count(b"\n")):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    before = read_rows(rows)
+    assert 1 <= len(before) < 4
+    outcome = run_sweep(tmp_path / "sweep.toml", resume=True)
+    after = read_rows(rows)
+    assert after[: len(before)] == before
+    assert outcome.ran == 4 - len(before)
+    assert sorted(r["parameters"]["batch_size"] for r in after) == [1, 2, 3, 4]
+
+
+def test_models_of_the_registry_are_exported_once_for_each_size(tmp_path):
+    text = """
+[axes]
+models = ["pmsa_nano"]
+batch_sizes = [2]
+[measure]
+iterations = 1
+duration_s = 0
+warm_up_ms = 0
+"""
+    (tmp_path / "s.toml").write_text(text)
+    (row,) = run_sweep(tmp_path / "s.toml").rows
+    assert row["error"] is None
+    assert next(iter(row["shapes"].values()))[0] == 2
+    (graph,) = (tmp_path / "s" / "graphs").glob("*.onnx")
+    assert edgeattn.load(graph).inputs[0].shape[0] == 2
