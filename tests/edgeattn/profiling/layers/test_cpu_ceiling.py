@@ -30,10 +30,14 @@ def test_its_figures_are_those_of_a_processor(ceiling):
 def test_layers_lie_beneath_it(ceiling):
     text = "g (float[512,512] x) => (float[512,512] y) { a = MatMul (x, x) y = Tanh (a) }"
     data = from_text(text).SerializeToString()
+    x = {"x": np.zeros((512, 512), np.float32)}
     with CpuEngine(data, Manifest("engine", target="cpu"), threads=1) as engine:
-        x = {"x": np.zeros((512, 512), np.float32)}
-        product, tanh = profile_cpu_layers(engine, x, iterations=4, ceiling=ceiling).rows
-    assert (product.bound, tanh.bound) == ("compute", "memory")
-    # A busy machine may have slowed the ceiling down.
-    assert 0.05 < product.ceiling_share < 1.5
-    assert 0 < tanh.ceiling_share < 1.5
+        for _ in range(5):  # other programs may slow down the one or the other
+            product, tanh = profile_cpu_layers(engine, x, iterations=10, ceiling=ceiling).rows
+            assert (product.bound, tanh.bound) == ("compute", "memory")
+            shares = (product.ceiling_share, tanh.ceiling_share)
+            if 0.2 < shares[0] < 1.2 and 0 < shares[1] < 1.2:
+                break
+            ceiling = cpu_ceiling(1)
+    assert 0.2 < shares[0] < 1.2, shares
+    assert 0 < shares[1] < 1.2, shares
