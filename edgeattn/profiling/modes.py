@@ -96,12 +96,13 @@ class Mode:
         return measurement if self.counts_copies else measurement.without_copies()
 
 
-HOST = Mode("host", "one query at a time, inputs and outputs in place, no copies")
-DEVICE = Mode("device", "one query at a time, host-to-device copy, compute and device-to-host copy")
+HOST = Mode("host", "inputs and outputs in place, no copies")
+DEVICE = Mode("device", "host-to-device copy, compute and device-to-host copy")
 _TRTEXEC_10 = Mode(
     "trtexec-10",
     "what trtexec 10 measures by default: copies in and out counted, no CUDA graph, its "
-    "percentiles; one query in flight where trtexec has two, so that its throughput is higher",
+    "percentiles; it overlaps the copies of one query with the next one, and its throughput is "
+    "higher",
     percentiles="trtexec",
     cuda_graph=False,
     zero_copy=False,

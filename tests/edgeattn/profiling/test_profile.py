@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeattn.artifacts import Manifest, read_manifest
+from edgeattn.artifacts import Manifest, manifest_path, read_manifest, write_json
 from edgeattn.engine.base import QueryTimes
 from edgeattn.engine.build import build
 from edgeattn.engine.cpu import CpuEngine
 from edgeattn.engine.load import load
-from edgeattn.errors import ArtifactError, DataError
+from edgeattn.engine.tensorrt.load import TensorRtRunOptions
+from edgeattn.errors import ArtifactError, DataError, EngineError, SpecError
 from edgeattn.profiling import profile as profile_module
 from edgeattn.profiling.environment import Environment, collect_environment
+from edgeattn.profiling.modes import HOST, MODES
 from edgeattn.profiling.profile import LatencyReport, profile, read_report
 from tests.graphs import classifier, int8_chain, save
 
@@ -46,6 +48,11 @@ def test_a_report_holds_statistics_of_its_queries(engine: Path) -> None:
     assert report.throughput_qps > 0
     assert report.inputs == {"x": (1, 5)}
     assert report.settings == {"engine": "cpu", "threads": 1}
+    assert report.end_to_end == report.latency
+    assert report.mode == HOST.sentence
+    assert report.manifest.options["mode"] == "host"
+    start, end = report.window_ns
+    assert end - start >= sum(latencies) * 0.99e6
 
 
 def test_the_file_has_the_keys_of_trtexec_and_reads_back(engine: Path) -> None:
@@ -173,6 +180,116 @@ def test_a_machine_that_disturbs_is_warned_of(
     monkeypatch.setattr(profile_module, "collect_environment", lambda: replace(calm, **changes))
     (warning,) = profile(engine, **QUICK).warnings
     assert said in warning
+
+
+def test_the_spread_settles_or_is_warned_of(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, calm: Environment
+) -> None:
+    with_query(monkeypatch, lambda self: QueryTimes(0, 1, 0, 0, 0, 9, 9, 9))
+    settled = profile(engine, settle_s=5, **QUICK)
+    assert (settled.settled, settled.warnings) == (True, ())
+    ends = (int(1.3**i) for i in range(1, 2000))
+
+    def growing(self: object) -> QueryTimes:
+        end = next(ends)
+        return QueryTimes(0, 1, 0, 0, 0, end, end, end)
+
+    with_query(monkeypatch, growing)
+    report = profile(engine, settle_s=1e-6, **QUICK)
+    assert report.settled is False
+    assert any("did not settle" in text for text in report.warnings)
+    assert report.manifest.options["settle_s"] == 1e-6
+
+
+def test_several_streams_are_counted_together_and_said(engine: Path) -> None:
+    report = profile(engine, streams=3, iterations=4, duration_s=0, warm_up_ms=0)
+    assert report.latency.num_samples == len(report.export_times) == 12
+    assert report.settings == {"engine": "cpu", "threads": 1, "streams": 3}
+    assert any(text.startswith("3 queries ran at the same time") for text in report.warnings)
+
+
+def test_streams_and_settling_do_not_go_together(engine: Path) -> None:
+    for options in ({"streams": 0}, {"streams": 2, "settle_s": 1.0}):
+        with pytest.raises(DataError, match=f"streams is {options['streams']}"):
+            profile(engine, **options)
+
+
+@pytest.mark.parametrize("mode", ["trtexec-10", "trtexec-11"])
+def test_the_modes_of_trtexec_have_its_percentiles(engine: Path, mode: str) -> None:
+    report = profile(engine, mode=mode, iterations=4, duration_s=0, warm_up_ms=0)
+    ordered = sorted(entry["latencyMs"] for entry in report.export_times)
+    assert report.latency.p50_ms == (ordered[1] + ordered[2]) / 2
+    assert report.latency.p99_ms == ordered[3]
+    assert report.mode == MODES[mode].sentence
+
+
+def test_application_times_the_whole_call(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    run = CpuEngine.run
+    monkeypatch.setattr(CpuEngine, "run", lambda self, x: (calls.append(1), run(self, x))[1])
+    monkeypatch.setattr(CpuEngine, "bind", lambda *a: pytest.fail("bound"))
+    report = profile(engine, mode="application", **QUICK)
+    assert len(calls) == 5
+    assert report.mode.startswith("application: what a Python caller waits for")
+
+
+def test_a_mode_that_does_not_fit_is_refused_before_loading(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_module, "load", lambda *a, **k: pytest.fail("loaded"))
+    for mode in ("device", "fastest"):
+        with pytest.raises(SpecError, match=mode):
+            profile(engine, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "streams", "given", "expected"),
+    [
+        (None, 1, None, None),
+        (None, 3, None, TensorRtRunOptions(contexts=3)),
+        (None, 2, TensorRtRunOptions(contexts=4), TensorRtRunOptions(contexts=4)),
+        ("trtexec-10", 1, None, TensorRtRunOptions(cuda_graph=False, zero_copy=False)),
+        (
+            "trtexec-11",
+            2,
+            TensorRtRunOptions(device=1),
+            TensorRtRunOptions(device=1, contexts=2, zero_copy=False),
+        ),
+    ],
+)
+def test_a_tensorrt_engine_is_loaded_for_mode_and_streams(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str | None,
+    streams: int,
+    given: TensorRtRunOptions | None,
+    expected: TensorRtRunOptions | None,
+) -> None:
+    plan = tmp_path / "net.engine"
+    plan.write_bytes(b"plan")
+    write_json(manifest_path(plan), Manifest("engine", target="tensorrt").to_dict())
+    asked: list[TensorRtRunOptions | None] = []
+
+    def note(path: Path, *, threads: int | None, tensorrt: TensorRtRunOptions | None) -> None:
+        asked.append(tensorrt)
+        raise EngineError("no TensorRT here")
+
+    monkeypatch.setattr(profile_module, "load", note)
+    with pytest.raises(EngineError, match="no TensorRT here"):
+        profile(plan, mode=mode, streams=streams, tensorrt=given)
+    assert asked == [expected]
+
+
+def test_a_report_from_before_these_figures_is_read(engine: Path) -> None:
+    report = profile(engine, **QUICK)
+    values = json.loads(json.dumps(report.to_dict()))
+    for name in ("end_to_end", "settled", "window_ns"):
+        del values[name]
+    for name in ("latency", "h2d", "compute", "d2h", "enqueue"):
+        del values[name]["p50_interval_ms"]
+    found = LatencyReport.from_dict(values)
+    assert (found.end_to_end, found.settled, found.window_ns) == (None, None, None)
+    assert found.latency == replace(report.latency, p50_interval_ms=None)
 
 
 def test_times_that_a_device_tells_are_reported(
