@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeattn.engine.tensorrt.build_report import describe_report
-from edgeattn.profiling.page.words import NOTHING, count, milliseconds, number, percent, scaled
+from edgeattn.profiling.page.words import (
+    NOTHING,
+    count,
+    milliseconds,
+    number,
+    percent,
+    queries,
+    scaled,
+)
 
 _TYPES = ("int8", "float8", "int4", "float16", "bfloat16", "float32")
 _VERDICTS = {
@@ -65,9 +73,8 @@ def headline(report: Mapping[str, Any]) -> list[Figure]:
     name = "99 % of queries within" if worst == "p99_ms" else "Slowest query"
     beyond = f"slowest {milliseconds(latency['max_ms'])}" if worst == "p99_ms" else ""
     figures.append(Figure(name, number(latency[worst]), "ms", beyond))
-    queries = latency["num_samples"]
-    samples = f"{queries:,} {'query' if queries == 1 else 'queries'}"
-    figures.append(Figure("Throughput", number(report["throughput_qps"]), "queries/s", samples))
+    asked = queries(latency["num_samples"])
+    figures.append(Figure("Throughput", number(report["throughput_qps"]), "queries/s", asked))
     if energy := report.get("energy"):
         error = f"± {number(energy['std_error_mj'], 2)} mJ standard error"
         rest_mw = energy["idle_mw"]

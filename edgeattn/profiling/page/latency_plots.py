@@ -13,12 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 from edgeattn.profiling.page.plot import SIZE, Axis, Label, Mark, Plot, box, dots, line, upright
-from edgeattn.profiling.page.words import milliseconds, percentile_name
+from edgeattn.profiling.page.words import milliseconds, percentile_name, queries
 from edgeattn.profiling.stats import percentile_ms
 
 _MARKED = ("p50_ms", "p90_ms", "p99_ms")
 _MOST_DOTS = 1200
 _COLUMNS = 300
+# Times from one to so many times as long need a logarithmic axis.
+_WIDE = 2.5
 _FEWEST_BINS, _MOST_BINS = 12, 60
 # The last bin of a histogram with a tail: a gap to the others and a width, in thousandths.
 _TAIL_GAP, _TAIL_WIDTH = 25, 45
@@ -26,11 +28,11 @@ _TAIL_GAP, _TAIL_WIDTH = 25, 45
 
 def latency_plots(report: Mapping[str, Any]) -> list[Plot]:
     """Draw the queries of a report; nothing of a report without them."""
-    queries = report.get("exportTimes") or []
-    if not queries:
+    ran = report.get("exportTimes") or []
+    if not ran:
         return []
-    times = [query["latencyMs"] for query in queries]
-    starts = [query["startEnqMs"] for query in queries]
+    times = [query["latencyMs"] for query in ran]
+    starts = [query["startEnqMs"] for query in ran]
     return [
         histogram(times, report["latency"]),
         series(starts, times, report["latency"]["p50_ms"]),
@@ -41,27 +43,29 @@ def latency_plots(report: Mapping[str, Any]) -> list[Plot]:
 def histogram(times: Sequence[float], stats: Mapping[str, Any]) -> Plot:
     """Count queries by latency.
 
-    A long tail would press all others into one bin: then what is beyond the 99th percentile is
-    counted in one bin of its own, at the right.
+    A long tail would press all others into one bin. Where one query in a hundred is in it, that
+    has a bin of its own, at the right; where more are, the axis is logarithmic.
     """
     ordered = sorted(times)
     least, most = ordered[0], ordered[-1]
     p99 = percentile_ms(ordered, 99)
-    has_tail = len(ordered) >= 100 and most - p99 > 0.25 * (p99 - least) > 0
+    is_wide = 0 < _WIDE * least < p99
+    has_tail = not is_wide and len(ordered) >= 100 and most - p99 > 0.25 * (p99 - least) > 0
     end = p99 if has_tail else most
-    edges = _edges(ordered, least, end)
+    edges = _log_edges(ordered) if is_wide else _edges(ordered, least, end)
     ranks = [0, *(bisect_right(ordered, edge) for edge in edges[1:])]
     counts = [after - before for before, after in pairwise(ranks)]
     beyond = len(ordered) - ranks[-1]
     y = Axis("queries", 0, 1.22 * max([*counts, beyond]))
     width = SIZE - (_TAIL_GAP + _TAIL_WIDTH if has_tail else 0)
     span = edges[-1] - edges[0]
-    x = Axis("latency, ms", edges[0], edges[0] + span * SIZE / width)
+    high = edges[-1] if is_wide else edges[0] + span * SIZE / width
+    x = Axis("latency, ms", edges[0], high, "log" if is_wide else "linear")
     marks = [
         Mark(
             box(x.at(low), SIZE - y.at(n), x.at(high), SIZE),
             "bar",
-            f"{milliseconds(low)} to {milliseconds(high)}: {_queries(n)}",
+            f"{milliseconds(low)} to {milliseconds(high)}: {queries(n)}",
         )
         for (low, high), n in zip(pairwise(edges), counts, strict=True)
         if n
@@ -69,7 +73,7 @@ def histogram(times: Sequence[float], stats: Mapping[str, Any]) -> Plot:
     words = ""
     if has_tail:
         words = (
-            f"The bin at the right holds the {_queries(beyond)} beyond {milliseconds(end)}; "
+            f"The bin at the right holds the {queries(beyond)} beyond {milliseconds(end)}; "
             f"the slowest took {milliseconds(most)}."
         )
         top = SIZE - y.at(beyond)
@@ -90,7 +94,7 @@ def histogram(times: Sequence[float], stats: Mapping[str, Any]) -> Plot:
         marks,
         labels,
         note=words,
-        describe=f"Histogram of {_queries(len(ordered))}, "
+        describe=f"Histogram of {queries(len(ordered))}, "
         f"{milliseconds(least)} to {milliseconds(most)}",
     )
 
@@ -127,7 +131,7 @@ def series(starts_ms: Sequence[float], times: Sequence[float], p50_ms: float) ->
         y,
         marks,
         note=note,
-        describe=f"Latency of {_queries(len(times))} over {starts_ms[-1] / 1e3:.1f} seconds",
+        describe=f"Latency of {queries(len(times))} over {starts_ms[-1] / 1e3:.1f} seconds",
     )
 
 
@@ -176,6 +180,13 @@ def _edges(ordered: Sequence[float], low: float, high: float) -> list[float]:
     return [*edges, high]
 
 
+def _log_edges(ordered: Sequence[float]) -> list[float]:
+    """Make bins that are each longer than the one before by the same factor."""
+    logs = [math.log(value) for value in ordered]
+    inner = [math.exp(edge) for edge in _edges(logs, logs[0], logs[-1])[1:-1]]
+    return [ordered[0], *inner, ordered[-1]]
+
+
 def _columns(
     starts_ms: Sequence[float], times: Sequence[float]
 ) -> list[tuple[float, float, float, float]]:
@@ -188,7 +199,3 @@ def _columns(
         middle = (len(part) - 1) // 2
         columns.append((starts_ms[first + middle], part[0], part[middle], part[-1]))
     return columns
-
-
-def _queries(amount: int) -> str:
-    return f"{amount:,} " + ("query" if amount == 1 else "queries")

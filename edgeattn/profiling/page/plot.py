@@ -68,9 +68,16 @@ class Axis:
             shares = (0, 50, 90, 99, 99.9, 99.99, 99.999)
             return [Tick(self.at(p), f"{p:g}") for p in shares if self.low <= p <= self.high]
         if self.scale == "log":
-            least, most = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+            least, most = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             every = max(1, math.ceil((most - least) / _MOST_TICKS))
-            return [Tick(self.at(10.0**n), _power(n)) for n in range(least, most + 1, every)]
+            steps = (1, 2, 5) if most - least <= 2 else (1,)
+            powers = range(least, most + 1, every)
+            labelled = [(step * 10.0**n, step, n) for n in powers for step in steps]
+            return [
+                Tick(self.at(value), _power(n) if step == 1 else f"{value:g}")
+                for value, step, n in labelled
+                if self.low <= value <= self.high
+            ]
         step = _round_step((self.high - self.low) / (_MOST_TICKS - 1))
         decimals = max(0, -math.floor(math.log10(step) + 1e-9))
         first = math.ceil(self.low / step - 1e-9)

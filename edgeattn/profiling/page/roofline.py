@@ -52,7 +52,7 @@ def roofline(layers: Mapping[str, Any]) -> Plot | None:
     note = f"{len(rows)} of {len(layers['rows'])} layers, those that compute; larger: more time."
     return Plot(
         "roofline",
-        "Roofline",
+        "Roofline" if layers["ceiling"] else "Rate over arithmetic intensity",
         x,
         y,
         marks,

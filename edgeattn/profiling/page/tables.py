@@ -20,6 +20,7 @@ _PARTS = {
     "compute": "Compute",
     "d2h": "Device to host",
     "enqueue": "Enqueue (host)",
+    "end_to_end": "End to end (host)",
 }
 
 
@@ -78,7 +79,8 @@ def statistics_table(report: Mapping[str, Any]) -> Table:
     )
     keys = ["min_ms", *percentiles, "max_ms", "mean_ms", "std_ms"]
     copies = report["h2d"]["max_ms"] or report["d2h"]["max_ms"]
-    shown = _PARTS if copies else {"latency": "Latency"}
+    wanted = _PARTS if copies else ("latency", "end_to_end")
+    shown = {part: _PARTS[part] for part in wanted if report.get(part)}
     heads = ["ms", *(percentile_name(key) for key in keys), "CV, %"]
     rows = [
         [Cell(text), *(_number(report[part][key]) for key in keys), _cv(report[part])]

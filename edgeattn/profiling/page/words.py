@@ -48,6 +48,11 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
 
 
+def queries(amount: int) -> str:
+    """Write how many queries there are."""
+    return f"{amount:,} " + ("query" if amount == 1 else "queries")
+
+
 def percentile_name(key: str) -> str:
     """Name a percentile by its key in a report: `p99_9_ms` is `p99.9`."""
     return key.removesuffix("_ms").replace("_", ".")

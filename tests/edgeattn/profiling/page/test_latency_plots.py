@@ -55,6 +55,19 @@ def test_a_long_tail_has_a_bin_of_its_own_that_names_the_slowest():
     assert plot.x.high < 2
 
 
+def test_times_of_many_lengths_are_counted_over_a_logarithmic_axis():
+    times = [1 + i / 1000 for i in range(90)] + [8.0] * 10
+    plot = histogram(times, LatencyStats.from_samples(times).to_dict())
+    assert plot.x.scale == "log"
+    assert not plot.note
+    assert [tick.text for tick in plot.x_ticks] == ["1", "2", "5"]
+    assert _counted(plot) == pytest.approx(100, abs=2)
+    first, last = plot.marks[0], [mark for mark in plot.marks if mark.kind == "bar"][-1]
+    assert first.path.startswith("M0.0 ")
+    assert "H1000.0" in last.path
+    assert "10 queries" in last.tip
+
+
 def test_few_queries_have_no_bin_for_a_tail():
     times = [1.0] * 50 + [90.0]
     plot = histogram(times, LatencyStats.from_samples(times).to_dict())

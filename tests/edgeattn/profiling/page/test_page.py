@@ -66,6 +66,24 @@ def test_a_report_of_an_older_version_without_an_interval_makes_a_page():
     assert "with 95 % confidence" not in page_html(report)
 
 
+def test_what_the_caller_waited_is_in_the_table_where_it_was_measured():
+    report = reports.latency_report(120)
+    assert "End to end" not in page_html(report)
+    report["end_to_end"] = dict(report["latency"], p50_ms=5.4321)
+    text = page_html(report)
+    assert "End to end (host)" in text
+    assert "5.432" in text
+
+
+def test_an_engine_that_copies_nothing_has_one_row_of_statistics():
+    report = reports.latency_report(120)
+    for part in ("h2d", "d2h"):
+        report[part] = dict.fromkeys(report[part], 0.0)
+    text = page_html(report)
+    assert "Host to device" not in text
+    assert "host to device" not in text
+
+
 def test_layers_of_which_no_cost_is_known_have_no_roofline_and_no_such_columns():
     report = reports.full_report(120)
     for row in report["layers"]["rows"]:

@@ -29,9 +29,14 @@ def test_a_linear_axis_labels_round_values_within_it(low, high, texts):
 
 def test_a_logarithmic_axis_labels_powers_of_ten():
     axis = Axis("", 0.05, 2_000_000, "log")
-    assert [tick.text for tick in axis.ticks()] == ["0.1", "10", "1000", "10⁵"]
+    assert [tick.text for tick in axis.ticks()] == ["1", "100", "10000", "10⁶"]
     assert axis.at(0.05) == 0
     assert axis.at((0.05 * 2_000_000) ** 0.5) == pytest.approx(500)
+
+
+def test_a_short_logarithmic_axis_labels_more_than_powers():
+    texts = [tick.text for tick in Axis("", 0.83, 9.5, "log").ticks()]
+    assert texts == ["1", "2", "5"]
 
 
 @pytest.mark.parametrize("value", [0.002, 1.0, 7.3, 4e6])
