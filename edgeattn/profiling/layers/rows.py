@@ -157,11 +157,11 @@ class LayerProfile:
 
 
 def typical_runs(times_ms: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Pick the runs whose sums over all layers lie in the middle half.
+    """Pick the runs whose sums over all layers lie in the middle fifth.
 
     Medians of layers do not add up to the median of a query: on a busy machine each run is late in
-    another layer, and no layer's median shows it. Means over the same runs add up, and the middle
-    half leaves out the runs that were late as a whole.
+    another layer, and no layer's median shows it. Means over the same runs add up, and those in the
+    middle come close to the median of a query, however late the late ones are.
 
     Args:
         times_ms: For each layer its time in each run.
@@ -171,7 +171,7 @@ def typical_runs(times_ms: Sequence[Sequence[float]]) -> tuple[int, ...]:
     """
     sums = [sum(run) for run in zip(*times_ms, strict=True)]
     order = sorted(range(len(sums)), key=sums.__getitem__)
-    edge = len(order) // 4
+    edge = 2 * len(order) // 5
     return tuple(sorted(order[edge : len(order) - edge]))
 
 

@@ -87,14 +87,14 @@ def test_layers_that_take_no_time_have_no_percentage():
     assert idle.export_profile()[1]["percentage"] == 0.0
 
 
-def test_typical_runs_are_the_middle_half_by_their_sums():
+def test_typical_runs_are_the_middle_fifth_by_their_sums():
     # Runs 2 and 5 are late as a whole, run 0 is lucky; each of the others is late in one layer.
-    first = [0, 9, 50, 1, 1, 90, 1, 1]
-    second = [0, 1, 50, 9, 9, 90, 9, 9]
-    assert typical_runs([first, second]) == (3, 4, 6, 7)
+    first = [0, 9, 50, 2, 1, 90, 1, 4, 3, 60]
+    second = [0, 1, 50, 9, 9, 90, 9, 9, 9, 60]
+    assert typical_runs([first, second]) == (3, 8)
 
 
-@pytest.mark.parametrize(("runs", "kept"), [(0, 0), (1, 1), (3, 3), (4, 2), (5, 3)])
+@pytest.mark.parametrize(("runs", "kept"), [(0, 0), (1, 1), (2, 2), (3, 1), (4, 2), (5, 1)])
 def test_any_number_of_runs_has_typical_ones(runs, kept):
     assert len(typical_runs([list(range(runs))])) == kept
     assert typical_runs([]) == ()
