@@ -47,11 +47,11 @@ def command(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Build and measure every case of SPEC, a TOML file.
+    """Build and measure many engines from one file.
 
-    Models, precisions, batch sizes, resolutions, engines and options are multiplied out. Each case
-    becomes a line of results.jsonl, a failed one too; the exit code is then 1. An asterisk marks
-    what no other case beats.
+    SPEC is a TOML file: models, precisions, batch sizes, resolutions, engines and options are
+    multiplied out. Each case becomes a line of results.jsonl, a failed one too; the exit code is
+    then 1. An asterisk marks what no other case beats.
     """
     from edgeattn.sweep.pareto import pareto_front
     from edgeattn.sweep.run import run_sweep

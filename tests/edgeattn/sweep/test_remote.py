@@ -1,12 +1,17 @@
 """Sweeps over the workers of a Dask cluster on this machine."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
+from distributed import Client
 
 from edgeattn.errors import BoardError
 from edgeattn.sweep.cases import expand
@@ -44,8 +49,6 @@ class Cluster:
         return process
 
     def _wait_for_address(self, file):
-        import json
-
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
@@ -57,8 +60,6 @@ class Cluster:
     def add_worker(self, *arguments, threads=1):
         flags = ("--nthreads", str(threads), "--no-nanny", "--no-dashboard")
         worker = self._start("worker", self.address, *flags, *arguments)
-        from distributed import Client
-
         count = len(self.processes) - 1
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(count, timeout=60)
@@ -106,20 +107,30 @@ def test_a_scheduler_that_is_not_there_is_an_error(tmp_path, monkeypatch):
         run_sweep(write_sweep(tmp_path, FLOATS), scheduler="tcp://127.0.0.1:9")
 
 
+def children(pid):
+    """The processes that a process has started: of a worker, the case that it measures."""
+    with contextlib.suppress(FileNotFoundError):
+        return [c for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text()]
+    return []
+
+
 @pytest.mark.slow
 def test_of_twelve_cases_none_is_lost_or_doubled_when_a_worker_is_killed(tmp_path, cluster):
     spec = write_sweep(tmp_path, TWELVE)
     victim, _ = cluster.add_worker(), cluster.add_worker()
-    killed_after = []
+    done_before = []
 
-    def kill_midway(done, total, what):
-        if done == 4 and not killed_after:
-            killed_after.append(done)
-            os.kill(victim.pid, signal.SIGKILL)
+    def kill_at_work():
+        while len(done) < 3 or not children(victim.pid):
+            time.sleep(0.005)
+        done_before.append(len(done))
+        os.kill(victim.pid, signal.SIGKILL)
 
-    outcome = run_sweep(spec, scheduler=cluster.address, progress=kill_midway)
-    assert killed_after
+    done = []
+    threading.Thread(target=kill_at_work, daemon=True).start()
+    outcome = run_sweep(spec, scheduler=cluster.address, progress=lambda *step: done.append(step))
     assert victim.wait() == -signal.SIGKILL
+    assert 3 <= done_before[0] < 12
     expected = sorted(case.id for case in expand(read_spec(spec)))
     assert len(expected) == 12
     assert sorted(row["case"] for row in read_rows(outcome.path)) == expected

@@ -124,6 +124,7 @@ def test_a_sweep_that_is_killed_goes_on_without_losing_or_doubling_a_case(tmp_pa
     assert sorted(r["parameters"]["batch_size"] for r in after) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_models_of_the_registry_are_exported_once_for_each_size(tmp_path):
     text = """
 [axes]
@@ -140,3 +141,33 @@ warm_up_ms = 0
     assert next(iter(row["shapes"].values()))[0] == 2
     (graph,) = (tmp_path / "s" / "graphs").glob("*.onnx")
     assert edgeattn.load(graph).inputs[0].shape[0] == 2
+
+
+@pytest.mark.slow
+def test_a_dynamic_model_has_one_graph_for_all_sizes(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def model():\n"
+        "    pool = nn.AdaptiveAvgPool2d(1)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.Flatten(), nn.Linear(4, 3))\n"
+    )
+    text = """
+[axes]
+models = ["mine"]
+batch_sizes = [1, 2]
+resolutions = ["5x6", "7x9"]
+[models.mine]
+source = "mine:model"
+inputs = ["image:1x3x8x8"]
+dynamic = true
+[measure]
+iterations = 1
+duration_s = 0
+warm_up_ms = 0
+"""
+    (tmp_path / "s.toml").write_text(text)
+    rows = run_sweep(tmp_path / "s.toml").rows
+    assert [row["error"] for row in rows] == [None] * 4
+    shapes = [row["shapes"]["image"] for row in rows]
+    assert shapes == [[1, 3, 5, 6], [1, 3, 7, 9], [2, 3, 5, 6], [2, 3, 7, 9]]
+    assert len(list((tmp_path / "s" / "graphs").glob("*.onnx"))) == 1

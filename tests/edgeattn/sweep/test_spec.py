@@ -67,7 +67,7 @@ AXES = '[axes]\nmodels = ["net"]\n'
     [
         ("", "there is no table [axes]"),
         ("[axes]\nprecisions = ['fp32']", "names no models"),
-        (AXES + "[messure]\nx = 1", "the file has the unknown key messure"),
+        (AXES + "[timing]\nx = 1", "the file has the unknown key timing"),
         ("models = ['net']\n" + AXES, "[models] is ['net']; expected a table"),
         (AXES + "batchsizes = [1]", "[axes] has the unknown key batchsizes"),
         (AXES + "batch_sizes = 1", "batch_sizes is 1; expected a list"),
@@ -81,7 +81,7 @@ AXES = '[axes]\nmodels = ["net"]\n'
         (AXES + "resolutions = ['0x28']", "expected sizes such as 224x224"),
         (AXES + "options = ['fast']", "there are no options 'fast'"),
         (AXES + "[models.nett]", "[models] has the unknown key nett"),
-        (AXES + "[models.net]\nwieghts = 'a'", "[models.net] has the unknown key wieghts"),
+        (AXES + "[models.net]\nweihgts = 'a'", "[models.net] has the unknown key weihgts"),
         (AXES + "[models.net]\ndynamic = 1", "dynamic of [models.net] is 1; expected true or fal"),
         (AXES + "[models.net]\ninputs = 'x:1'", "has the inputs 'x:1'; expected a list"),
         (AXES + "[models.net]\ninputs = ['x']", "is not of the form NAME:1x3x224x224"),
