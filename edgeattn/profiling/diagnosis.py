@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgeattn.profiling.environment import Environment
-from edgeattn.profiling.measure import Measurement
+from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import Mode
 from edgeattn.profiling.stats import LatencyStats
 

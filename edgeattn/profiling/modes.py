@@ -20,7 +20,8 @@ import numpy as np
 
 from edgeattn.engine.base import Engine
 from edgeattn.errors import EngineError, SpecError
-from edgeattn.profiling.measure import Measurement, Query
+from edgeattn.profiling.measure import Query
+from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.stats import PercentileRule
 
 if TYPE_CHECKING:

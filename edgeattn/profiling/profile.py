@@ -21,10 +21,10 @@ from edgeattn.profiling.measure import (
     DURATION_S,
     ITERATIONS,
     WARM_UP_MS,
-    Measurement,
     measure,
     measure_streams,
 )
+from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import DEVICE, HOST, Mode, choose_mode, has_device
 from edgeattn.profiling.stats import LatencyStats
 

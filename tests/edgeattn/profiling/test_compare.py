@@ -16,7 +16,7 @@ from edgeattn.errors import DataError, EngineError, SpecError
 from edgeattn.graph.compare import compare_arrays
 from edgeattn.profiling import compare as compare_module
 from edgeattn.profiling.compare import FIGURES, compare
-from edgeattn.profiling.measure import Measurement
+from edgeattn.profiling.measurement import Measurement
 from tests.graphs import WEIGHT, classifier, from_text, int8_chain, logits_of, save
 
 QUICK = {"iterations": 3, "duration_s": 0, "warm_up_ms": 0}

@@ -9,7 +9,7 @@ import pytest
 
 from edgeattn.profiling.diagnosis import diagnose, diagnose_machine, diagnose_mode
 from edgeattn.profiling.environment import collect_environment
-from edgeattn.profiling.measure import Measurement
+from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import MODES
 from edgeattn.profiling.stats import LatencyStats
 

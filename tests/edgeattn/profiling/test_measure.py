@@ -14,12 +14,12 @@ import pytest
 from edgeattn.engine.base import QueryTimes
 from edgeattn.errors import DataError, EngineError
 from edgeattn.profiling.measure import (
-    Measurement,
     _Spread,
     measure,
     measure_interleaved,
     measure_streams,
 )
+from edgeattn.profiling.measurement import Measurement
 
 MS = 1_000_000
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from edgeattn.artifacts import Manifest
+from edgeattn.cli.profile import MODES as OFFERED
 from edgeattn.engine.base import QueryTimes
 from edgeattn.engine.load import load
 from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 from edgeattn.errors import EngineError, SpecError
-from edgeattn.profiling.measure import Measurement, measure
+from edgeattn.profiling.measure import measure
+from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import DEVICE, HOST, MODES, choose_mode
 from tests.graphs import classifier, logits_of, save
 
@@ -48,6 +50,10 @@ def test_a_plain_mode_of_the_other_kind_is_refused(name: str, target: str) -> No
 def test_an_unknown_mode_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(SpecError, match=r"no mode trtexec; expected one of .*trtexec-11"):
         choose_mode("trtexec", "cpu")
+
+
+def test_the_command_line_offers_them_all() -> None:
+    assert tuple(MODES) == OFFERED
 
 
 def test_trtexec_10_loads_without_graph_and_with_copies() -> None:
