@@ -7,9 +7,16 @@ import re
 
 import pytest
 
+from edgeattn.engine.build import build
+from edgeattn.engine.load import load
+from edgeattn.engine.random_inputs import random_inputs
 from edgeattn.errors import ArtifactError, MissingDependencyError
+from edgeattn.profiling.layers.cpu import profile_cpu_layers
 from edgeattn.profiling.page import page_html, render_page
+from edgeattn.profiling.profile import profile
+from edgeattn.profiling.trace import trace_of_report
 from tests.edgeattn.profiling.page import reports
+from tests.graphs import int8_chain, save
 
 OPTIONAL = {
     "layers": "Where the time goes",
@@ -82,6 +89,21 @@ def test_an_engine_that_copies_nothing_has_one_row_of_statistics():
     text = page_html(report)
     assert "Host to device" not in text
     assert "host to device" not in text
+
+
+def test_the_report_and_the_layers_of_a_real_engine_make_a_page_and_a_trace(tmp_path):
+    engine = build(save(int8_chain(3), tmp_path / "net.onnx"), threads=1)
+    report = profile(engine, iterations=120, duration_s=0, warm_up_ms=0).to_dict()
+    with load(engine) as loaded:
+        layers = profile_cpu_layers(loaded, random_inputs(loaded.inputs, None, 0), iterations=4)
+    report["layers"] = layers.to_dict()
+    text = html.unescape(page_html(report))
+    assert f"{report['latency']['p50_ms']:.4f}"[:5] in text
+    assert all(row.name in text for row in layers.rows)
+    assert layers.note in text
+    assert report["environment"]["cpu_model"] in text
+    names = {event["name"] for event in trace_of_report(report)["traceEvents"]}
+    assert {row.name for row in layers.rows} <= names
 
 
 def test_layers_of_which_no_cost_is_known_have_no_roofline_and_no_such_columns():
