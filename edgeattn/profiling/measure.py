@@ -34,7 +34,7 @@ _SETTLE_NS = 10_000_000
 _TURN_NS = 50_000_000
 
 # The spread is looked at after blocks. It has settled when it is small, or when the last looks
-# agree; nvbench's criterion `stdrel` has the same two parts.
+# agree, as nvbench's criterion `stdrel` does it.
 _BLOCK_QUERIES = 10
 _BLOCK_NS = 50_000_000
 _LOOKS = 5
