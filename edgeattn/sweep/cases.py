@@ -13,6 +13,7 @@ from typing import Any
 from edgeattn.artifacts import sha256_of_file
 from edgeattn.errors import ArtifactError, SpecError
 from edgeattn.graph.files import graph_sha256
+from edgeattn.models.registry import get_entry
 from edgeattn.sweep.spec import AXES, FLOAT, TENSORRT_OPTIONS, SweepSpec, SweptModel
 
 _ID_LENGTH = 16
@@ -52,6 +53,7 @@ def expand(spec: SweepSpec) -> list[Case]:
 
     Raises:
         ArtifactError: If a file is missing.
+        ModelError: If the registry has no such model.
         SpecError: If two cases are the same, nothing is left, or a case cannot be: INT8 without
             calibration, options of another engine.
     """
@@ -97,16 +99,20 @@ def _case(spec: SweepSpec, values: Mapping[str, Any], hashes: dict[Path, str]) -
         "build": dict(options),
         "measure": dict(spec.measure),
     }
+    recipe = calibration.get("recipe", "")
     named = {
         "graph": model.source if model.is_graph else "",
         "weights": model.weights,
         "calibration": calibration.get("data", ""),
+        "recipe": recipe if recipe.endswith(".toml") else "",
         "accuracy": parameters["accuracy"],
     }
     files = {role: spec.folder / name for role, name in named.items() if name}
     if ":" in named["calibration"]:  # module:function
         del files["calibration"]
     parents = {role: _sha256(role, path, hashes) for role, path in files.items()}
+    if shipped := _shipped_weights(model):
+        parents["shipped_weights"] = _sha256("weights", shipped, hashes)
     # A name for options is a name: what they are counts.
     counted = {name: value for name, value in parameters.items() if name != "options"}
     text = json.dumps([counted, parents], sort_keys=True, separators=(",", ":"))
@@ -134,6 +140,12 @@ def _check(model: SweptModel, values: Mapping[str, Any], options: Mapping[str, A
             f"the options {values['options']!r} have a recipe, and {FLOAT} quantizes nothing",
             "exclude the two together",
         )
+
+
+def _shipped_weights(model: SweptModel) -> Path | None:
+    is_named = not model.is_graph and ":" not in model.source
+    entry = get_entry(model.source) if is_named else None
+    return entry.weights if entry and not model.weights else None
 
 
 def _sized(name: str, resolution: str) -> str:

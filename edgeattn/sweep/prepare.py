@@ -56,7 +56,7 @@ def prepare(case: Case, folder: Path, step: Step) -> dict[str, str]:
         stem = f"{stem}-{_key(case.parents['graph'])}"
     found = {"reference": str(reference)}
     if "int8" in asked["precision"]:
-        key = _key(asked["calibration"], case.parents.get("calibration"))
+        key = _key(asked["calibration"], *map(case.parents.get, ("calibration", "recipe")))
         stem = f"{stem}-{key}"
         table = folder / f"{stem}.calib.json"
         if table.exists():
@@ -144,12 +144,13 @@ def _exported(case: Case, folder: Path, step: Step) -> Path:
     if not asked["dynamic"]:
         inputs = sized_inputs(inputs, asked["batch_size"], asked["resolution"])
     shapes = [[spec.name, list(spec.shape)] for spec in inputs]
-    key = _key(asked["source"], shapes, asked["dynamic"], case.parents.get("weights"))
+    weights = [case.parents.get(role) for role in ("weights", "shipped_weights")]
+    key = _key(asked["source"], shapes, asked["dynamic"], weights)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', asked['model'])}-{key}.onnx"
     if not _is_whole(path):
         step("export")
-        weights = case.files.get("weights")
-        export(asked["source"], inputs, path, weights=weights, dynamic=asked["dynamic"])
+        file = case.files.get("weights")
+        export(asked["source"], inputs, path, weights=file, dynamic=asked["dynamic"])
     return path
 
 

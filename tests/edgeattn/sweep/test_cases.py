@@ -3,7 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
-from edgeattn.errors import ArtifactError, SpecError
+from edgeattn.artifacts import sha256_of_file
+from edgeattn.errors import ArtifactError, ModelError, SpecError
+from edgeattn.models.registry import get_entry
 from edgeattn.sweep.cases import expand
 from edgeattn.sweep.spec import read_spec
 from tests.edgeattn.sweep.sweeps import PRODUCT, write_sweep
@@ -59,6 +61,20 @@ def test_other_samples_for_int8_make_other_int8_cases_only(tmp_path):
     changed = [a.id != b.id for a, b in zip(before, after, strict=True)]
     # The file of the calibration is a parent of the cases that are calibrated.
     assert changed == [False, False, True, True]
+
+
+def test_a_recipe_of_the_users_is_a_parent_and_so_are_shipped_weights(tmp_path):
+    (tmp_path / "mine.toml").write_text('data = "samples.npz"')
+    recipe = PRODUCT.replace('data = "samples.npz"', 'recipe = "mine.toml"')
+    assert "recipe" in cases_of(tmp_path, recipe)[2].parents
+    (case,) = cases_of(tmp_path, '[axes]\nmodels = ["mswin_nano"]')
+    assert case.parents == {"shipped_weights": sha256_of_file(get_entry("mswin_nano").weights)}
+    assert not case.files
+
+
+def test_a_model_that_the_registry_lacks_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ModelError, match="mswin_nono"):
+        cases_of(tmp_path, '[axes]\nmodels = ["mswin_nono"]')
 
 
 def test_another_measurement_is_another_case(tmp_path):
