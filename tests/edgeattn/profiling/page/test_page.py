@@ -16,7 +16,7 @@ from edgeattn.profiling.page import page_html, render_page
 from edgeattn.profiling.profile import profile
 from edgeattn.profiling.trace import trace_of_report
 from tests.edgeattn.profiling.page import reports
-from tests.graphs import int8_chain, save
+from tests.graphs import classifier, save
 
 OPTIONAL = {
     "layers": "Where the time goes",
@@ -92,7 +92,7 @@ def test_an_engine_that_copies_nothing_has_one_row_of_statistics():
 
 
 def test_the_report_and_the_layers_of_a_real_engine_make_a_page_and_a_trace(tmp_path):
-    engine = build(save(int8_chain(3), tmp_path / "net.onnx"), threads=1)
+    engine = build(save(classifier(1), tmp_path / "net.onnx"), threads=1)
     report = profile(engine, iterations=120, duration_s=0, warm_up_ms=0).to_dict()
     with load(engine) as loaded:
         layers = profile_cpu_layers(loaded, random_inputs(loaded.inputs, None, 0), iterations=4)
