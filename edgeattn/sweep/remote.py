@@ -149,8 +149,10 @@ def measure_remotely(
         timeout_s: Kill the process after this time.
 
     Returns:
-        As `run_task`, and under `report` the report.
+        As `run_task`; the result also names the `worker`, and under `report` stands the report.
     """
+    from distributed import get_worker
+
     with tempfile.TemporaryDirectory(prefix="edgeattn-sweep-") as name:
         bench = Workbench(Path(name), Path(name), timeout_s)
         graphs = {}
@@ -163,6 +165,7 @@ def measure_remotely(
         answer = bench.measure(Case(**{**case, "files": {}}), graphs)
         report = bench.report(Case(**case))
         if "result" in answer:
+            answer["result"]["worker"] = str(get_worker().name)
             answer["report"] = read_json(report, "a latency report")
     return answer
 
