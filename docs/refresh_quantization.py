@@ -178,6 +178,9 @@ def cost(result: Mapping[str, Any] | None) -> str:
         return f"failed at the limit of {limit:.0f} GiB after {result['seconds']:.0f} s"
     ratio = result.get("ratio_to_floor")
     of_floor = "" if ratio is None else f" ({ratio:.2f}x)"
+    if ratio is not None and "calibrate_s" in result:
+        calibrating = ratio * result["calibrate_s"] / result["seconds"]
+        of_floor = f" ({ratio:.2f}x; the table {calibrating:.2f}x)"
     return f"{result['seconds']:.1f} s{of_floor}, {result['peak_mib'] / 1024:.2f} GiB"
 
 

@@ -149,6 +149,8 @@ def test_costs_are_written_with_their_ratio_or_their_failure(refresh: ModuleType
     assert refresh.cost(None) == ""
     done = {"seconds": 12.34, "ratio_to_floor": 1.237, "peak_mib": 1024.0}
     assert refresh.cost(done) == "12.3 s (1.24x), 1.00 GiB"
+    ours = done | {"calibrate_s": 6.17}
+    assert refresh.cost(ours) == "12.3 s (1.24x; the table 0.62x), 1.00 GiB"
     failed = {"failed": "MemoryError: ", "seconds": 61.0, "memory_limit_mib": 16384}
     assert refresh.cost(failed) == "failed at the limit of 16 GiB after 61 s"
     assert refresh.cost({"failed": "not tried: it failed with 128 images"}) == "not tried"
