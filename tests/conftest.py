@@ -22,7 +22,7 @@ settings.load_profile("repeatable")
 
 # CUDA_ERROR_NO_DEVICE, CUDA_ERROR_STUB_LIBRARY
 CUDA_NOT_THERE = (100, 34)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # what playwright is told to drive
 
 
 def has_gpu() -> bool:
@@ -50,8 +50,9 @@ def is_jetson() -> bool:
 
 
 def has_browser() -> bool:
-    """Tell whether a browser that can run without a screen is on the path."""
-    return any(shutil.which(name) for name in BROWSERS)
+    """Tell whether a browser that can run without a screen is on the path, and what drives it."""
+    drives = importlib.util.find_spec("playwright") is not None
+    return drives and any(shutil.which(name) for name in BROWSERS)
 
 
 def has_nvcc() -> bool:
