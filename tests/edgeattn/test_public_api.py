@@ -36,8 +36,8 @@ FUNCTIONS = {
     "load": ("path", "threads tensorrt"),
     "profile": (
         "engine inputs",
-        "iterations duration_s warm_up_ms settle_s mode streams output shapes threads tensorrt seed "
-        "progress",
+        "iterations duration_s warm_up_ms settle_s mode streams output shapes threads tensorrt "
+        "seed progress",
     ),
     "compare": (
         "a b inputs labels",
