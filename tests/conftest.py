@@ -96,6 +96,11 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, the pages' commands: last, they keep one worker alone."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose hardware or library is not there, or fail it where that was promised."""
     marked = {mark.name for mark in item.iter_markers()}
