@@ -52,7 +52,7 @@ def verdict(trace: BoardTrace, start_ns: int, end_ns: int, device: Device = "gpu
     if reasons := tuple(_throttling(trace.window(start_ns, end_ns + _LATE_NS))):
         return Verdict("throttled", reasons)
     samples = trace.window(start_ns, end_ns)
-    clocks = [mhz for sample in samples if (mhz := _clock_mhz(sample, device)) is not None]
+    clocks = [mhz for sample in samples if (mhz := device_clock_mhz(sample, device)) is not None]
     name = device.upper()
     if not clocks:
         return Verdict("unknown", (trace.problem or f"no clock of the {name} could be read",))
@@ -68,16 +68,21 @@ def verdict(trace: BoardTrace, start_ns: int, end_ns: int, device: Device = "gpu
     return Verdict("unknown", (f"{moved} by itself: it is not locked",))
 
 
+def device_clock_mhz(sample: BoardSample, device: Device) -> float | None:
+    """Give the clock that is judged; of processors that of the fastest, which do the work.
+
+    Args:
+        sample: What the sensors said.
+        device: What did the work.
+    """
+    if device == "gpu":
+        return sample.clocks_mhz.get("gpu")
+    return max((mhz for n, mhz in sample.clocks_mhz.items() if n.startswith("cpu")), default=None)
+
+
 def _throttling(samples: list[BoardSample]) -> Iterator[str]:
     """Say what held clocks down, and how often."""
     counts = Counter(reason for sample in samples for reason in sample.throttled)
     for reason, count in sorted(counts.items()):
         times = "once" if count == 1 else f"{count} times"
         yield f"{reason}, seen {times} in {len(samples)} samples"
-
-
-def _clock_mhz(sample: BoardSample, device: Device) -> float | None:
-    """Give the device's clock; of processors that of the fastest, which do the work."""
-    if device == "gpu":
-        return sample.clocks_mhz.get("gpu")
-    return max((mhz for n, mhz in sample.clocks_mhz.items() if n.startswith("cpu")), default=None)
