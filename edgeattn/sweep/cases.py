@@ -14,6 +14,7 @@ from edgeattn.artifacts import sha256_of_file
 from edgeattn.errors import ArtifactError, SpecError
 from edgeattn.graph.files import graph_sha256
 from edgeattn.models.registry import get_entry
+from edgeattn.profiling.modes import choose_mode
 from edgeattn.sweep.spec import AXES, FLOAT, TENSORRT_OPTIONS, SweepSpec, SweptModel
 
 _ID_LENGTH = 16
@@ -55,7 +56,7 @@ def expand(spec: SweepSpec) -> list[Case]:
         ArtifactError: If a file is missing.
         ModelError: If the registry has no such model.
         SpecError: If two cases are the same, nothing is left, or a case cannot be: INT8 without
-            calibration, options of another engine.
+            calibration, options of another engine, a mode that is not for its engine.
     """
     hashes: dict[Path, str] = {}
     cases: dict[str, Case] = {}
@@ -84,7 +85,7 @@ def _combinations(spec: SweepSpec) -> Iterator[dict[str, Any]]:
 
 def _case(spec: SweepSpec, values: Mapping[str, Any], hashes: dict[Path, str]) -> Case:
     model, options = spec.models[values["model"]], spec.options[values["options"]]
-    _check(model, values, options)
+    _check(model, values, options, spec.measure)
     calibration = dict(model.calibration if "int8" in values["precision"] else {})
     size = values["resolution"]
     if "data" in calibration:
@@ -121,8 +122,14 @@ def _case(spec: SweepSpec, values: Mapping[str, Any], hashes: dict[Path, str]) -
     return Case(digest[:_ID_LENGTH], parameters, parents, paths)
 
 
-def _check(model: SweptModel, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _check(
+    model: SweptModel,
+    values: Mapping[str, Any],
+    options: Mapping[str, Any],
+    measure: Mapping[str, Any],
+) -> None:
     engine, precision = values["engine"], values["precision"]
+    choose_mode(measure.get("mode"), engine)
     if "int8" in precision and not model.calibration:
         raise SpecError(
             f"the precision {precision} needs calibration data for {model.name}",

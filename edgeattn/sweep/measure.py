@@ -11,22 +11,11 @@ from edgeattn.arrays import read_arrays
 from edgeattn.artifacts import read_manifest
 from edgeattn.engine.batches import BATCH_SIZE
 from edgeattn.sweep.cases import Case
+from edgeattn.sweep.figures import conditions, figures
 from edgeattn.sweep.prepare import case_shapes
 from edgeattn.sweep.spec import TENSORRT_BUILDER_OPTIONS
 
 Step = Callable[[str], None]
-
-_STATISTICS = ("p50", "p90", "p95", "p99", "p99_9", "mean", "std", "min", "max")
-_ACCURACY = (
-    "sqnr_db",
-    "cosine",
-    "max_abs_error",
-    "max_rel_error",
-    "top1_agreement",
-    "top1_a",
-    "top1_b",
-    "top1_drop",
-)
 
 
 def measure_case(
@@ -42,8 +31,8 @@ def measure_case(
         step: Called with the name of each step before it begins.
 
     Returns:
-        What the row of the case has besides the case itself: `figures`, `made_from`, `mode`,
-        `settings`, `warnings`, `environment`.
+        What the row of the case has besides the case itself: `figures`, what it was made from and
+        what it was measured under.
 
     Raises:
         EdgeAttnError: As build, compare and profile do.
@@ -70,15 +59,12 @@ def measure_case(
     values = measured.to_dict()
     parents = {role: parent.sha256 for role, parent in manifest.parents.items()}
     return {
-        "figures": _figures(values, comparison.figures(), comparison.num_samples)
+        "figures": figures(values, comparison.figures(), comparison.num_samples)
         | {"engine_bytes": sum(engine.with_name(f).stat().st_size for f in manifest.files)},
         "made_from": parents | {"engine": manifest.files[engine.name]},
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "samples": "random" if samples is None else "given",
-        "mode": values["mode"],
-        "settings": values["settings"],
-        "warnings": values["warnings"],
-        "environment": values["environment"],
+        **conditions(values),
     }
 
 
@@ -93,18 +79,3 @@ def _build_options(asked: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[
     profiles = (ShapeProfile(opt=dict(shapes)),) if shapes else ()
     options = TensorRtOptions(profiles=profiles, **builder)
     return {"engine": "tensorrt", "tensorrt": TensorRtRequest(options=options, **given)}
-
-
-def _figures(
-    report: Mapping[str, Any], accuracy: Mapping[str, float | None], num_samples: int
-) -> dict[str, Any]:
-    latency = report["latency"]
-    figures = {f"{name}_ms": latency[f"{name}_ms"] for name in _STATISTICS}
-    figures |= {"cv_percent": latency["cv_percent"], "num_queries": latency["num_samples"]}
-    figures["p50_interval_ms"] = latency.get("p50_interval_ms")
-    figures["throughput_qps"] = report["throughput_qps"]
-    figures["energy_mj"] = (report.get("energy") or {}).get("mj")
-    return figures | {
-        "accuracy_samples": num_samples,
-        **{name: accuracy[name] for name in _ACCURACY},
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.artifacts import tool_versions
-from edgeattn.errors import SpecError
+from edgeattn.errors import BoardError, SpecError
+from edgeattn.profiling.board.clocks import restore_clocks
 from edgeattn.sweep.cases import Case, expand
 from edgeattn.sweep.process import run_task
 from edgeattn.sweep.results import ROW_VERSION, Results
@@ -69,7 +71,8 @@ def run_sweep(
     Raises:
         ArtifactError: If a file is missing, the folder is taken or not writable, or holds no rows
             of a sweep.
-        BoardError: If no worker has a board that the sweep names.
+        BoardError: If no worker has a board that the sweep names, or clocks are to be locked here
+            without the right to.
         MissingDependencyError: If a scheduler is given and dask.distributed is not installed.
         SpecError: If the file is wrong, or boards are named and no scheduler.
     """
@@ -79,6 +82,11 @@ def run_sweep(
     if boards and scheduler is None:
         raise SpecError(
             f"the sweep names the board {boards[0]}, and cases run here", "give --scheduler"
+        )
+    if read.measure.get("lock_clocks") and scheduler is None and os.geteuid() != 0:
+        raise BoardError(
+            f"the sweep locks clocks, which needs root; this process runs as user {os.geteuid()}",
+            "run the command with sudo, or leave lock_clocks out of [measure]",
         )
     folder = Path(spec).absolute().with_suffix("") if output is None else Path(output).absolute()
     with Results(folder, resume=resume or retry_failed, retry_failed=retry_failed) as results:
@@ -143,7 +151,11 @@ class Workbench:
             "engine": str(self.engine(case)),
             "report": str(self.report(case)),
         }
-        return self._do(case, task)
+        try:
+            return self._do(case, task)
+        finally:
+            if case.parameters["measure"].get("lock_clocks"):
+                restore_clocks()  # of a process that was killed; the others have done it
 
     def engine(self, case: Case) -> Path:
         """Where the engine of a case is written."""

@@ -7,6 +7,7 @@ show at its end.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from edgeattn.engine.base import near_misses
 from edgeattn.errors import ArtifactError, SpecError
 from edgeattn.graph.placement import RECIPES
 from edgeattn.inputs import InputSpec
+from edgeattn.profiling.modes import MODES
 
 FLOAT = "fp32"
 ENGINES = ("cpu", "tensorrt")
@@ -56,7 +58,21 @@ _CALIBRATION = {
     "seed": int,
     "random": int,
 }
-_MEASURE = {"iterations": int, "duration_s": float, "warm_up_ms": float}
+# Parameters of edgeattn.profile.
+MEASURE = {
+    "iterations": int,
+    "duration_s": float,
+    "warm_up_ms": float,
+    "settle_s": float,
+    "mode": str,
+    "streams": int,
+    "board": bool,
+    "idle_s": float,
+    "lock_clocks": bool,
+    "layers": bool,
+    "sustained_minutes": float,
+}
+_AT_LEAST_ONE = ("iterations", "streams")
 _CPU_OPTIONS = {"threads": int}
 _QUANTIZE_OPTIONS = {"recipe": str}
 # Fields of TensorRtOptions, then of TensorRtRequest.
@@ -171,7 +187,7 @@ def _parse(values: Mapping[str, Any], folder: Path) -> SweepSpec:
         models=models,
         axes=axes,
         options=options,
-        measure=_typed(tables["measure"], _MEASURE, "[measure]"),
+        measure=_measure(tables["measure"]),
         include=_entries(values.get("include", []), "include", axes, options),
         exclude=_entries(values.get("exclude", []), "exclude", axes, options),
     )
@@ -253,6 +269,29 @@ def _options(name: str, values: Any) -> dict[str, Any]:
             f"{where} has the recipe {options['recipe']!r}", near_misses(options["recipe"], RECIPES)
         )
     return options
+
+
+def _measure(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read `[measure]`; refuse what no engine can be measured with."""
+    asked = _typed(values, MEASURE, "[measure]")
+    for name, value in asked.items():
+        least = 1 if name in _AT_LEAST_ONE else 0
+        if MEASURE[name] in (int, float) and not least <= value < math.inf:
+            raise SpecError(f"{name} of [measure] is {value!r}; expected at least {least}")
+    mode = asked.get("mode")
+    if mode is not None and mode not in MODES:
+        raise SpecError(f"[measure] has the mode {mode!r}", near_misses(mode, MODES))
+    if asked.get("streams", 1) > 1 and asked.get("settle_s"):
+        raise SpecError(
+            f"[measure] has streams = {asked['streams']} and settle_s = {asked['settle_s']!r}",
+            "whether the spread settles is looked at with one stream alone: leave one of them out",
+        )
+    if not asked.get("board", True) and asked.get("idle_s"):
+        raise SpecError(
+            "[measure] has idle_s, and board = false: nothing is read while the board rests",
+            "leave one of them out",
+        )
+    return asked
 
 
 def _entries(

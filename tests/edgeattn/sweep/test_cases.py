@@ -110,6 +110,11 @@ def test_the_names_of_data_may_have_the_resolution_in_them(tmp_path):
             'options = ["a"]\n[options.a]\nrecipe = "full"\n[models',
             "have a recipe, and fp32 quantizes nothing",
         ),
+        (
+            "[measure]",
+            '[measure]\nmode = "device"',
+            "the mode device is not for engines that run on cpu",
+        ),
     ],
 )
 def test_a_case_that_cannot_be_is_refused_before_anything_runs(tmp_path, old, new, message):

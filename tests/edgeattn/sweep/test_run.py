@@ -13,11 +13,11 @@ import pytest
 import edgeattn
 from edgeattn.artifacts import sha256_of_file
 from edgeattn.cli.main import run
-from edgeattn.errors import ArtifactError, SpecError
-from edgeattn.profiling.profile import read_report
+from edgeattn.errors import ArtifactError, BoardError, SpecError
+from edgeattn.profiling.report import read_report
 from edgeattn.sweep.cases import expand
 from edgeattn.sweep.results import read_rows
-from edgeattn.sweep.run import run_sweep
+from edgeattn.sweep.run import Workbench, run_sweep
 from edgeattn.sweep.spec import read_spec
 from tests.edgeattn.sweep.sweeps import PRODUCT, write_sweep
 
@@ -102,6 +102,30 @@ def test_boards_want_a_scheduler(tmp_path):
     spec = write_sweep(tmp_path, FLOATS.replace("[models", 'boards = ["orin-nano"]\n[models', 1))
     with pytest.raises(SpecError, match="names the board orin-nano, and cases run here"):
         run_sweep(spec)
+
+
+def test_clocks_are_locked_by_root_alone_and_restored_when_a_case_is_killed(tmp_path, monkeypatch):
+    locking = FLOATS.replace("[measure]", "[measure]\nlock_clocks = true")
+    spec = write_sweep(tmp_path, locking)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(BoardError, match="the sweep locks clocks, which needs root"):
+        run_sweep(spec)
+    assert not (tmp_path / "sweep").exists()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    restored = []
+    monkeypatch.setattr("edgeattn.sweep.run.run_task", killed)
+    monkeypatch.setattr("edgeattn.sweep.run.restore_clocks", lambda: restored.append(True))
+    case = expand(read_spec(spec))[0]
+    with pytest.raises(KeyboardInterrupt):
+        Workbench(tmp_path, tmp_path).measure(case, {})
+    assert restored == [True]
+    write_sweep(tmp_path, FLOATS)
+    with pytest.raises(KeyboardInterrupt):
+        Workbench(tmp_path, tmp_path).measure(expand(read_spec(spec))[0], {})
+    assert restored == [True]
 
 
 def test_a_sweep_that_is_killed_goes_on_without_losing_or_doubling_a_case(tmp_path):

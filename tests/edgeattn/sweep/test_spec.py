@@ -28,6 +28,10 @@ tf32 = false
 
 [measure]
 duration_s = 1
+mode = "trtexec-11"
+streams = 2
+board = true
+idle_s = 0.5
 
 [[exclude]]
 model = "mine"
@@ -53,7 +57,13 @@ def test_every_table_of_a_file_is_read(tmp_path):
     assert mine.calibration == {"data": "images/", "samples": 8, "percentile": 99}
     assert spec.models["mswin_nano"].source == "mswin_nano"
     assert spec.options["long"] == {"optimization_level": 5, "tf32": False}
-    assert spec.measure == {"duration_s": 1}
+    assert spec.measure == {
+        "duration_s": 1,
+        "mode": "trtexec-11",
+        "streams": 2,
+        "board": True,
+        "idle_s": 0.5,
+    }
     assert spec.exclude == ({"model": "mine", "batch_size": 8},)
     assert spec.include == ({"batch_size": 16},)
     assert spec.folder == tmp_path
@@ -92,6 +102,15 @@ AXES = '[axes]\nmodels = ["net"]\n'
         (AXES + "[options.a]\nfp16 = true", "[options.a] has the unknown key fp16"),
         (AXES + "[options.a]\nrecipe = 'lineal'", "has the recipe 'lineal'"),
         (AXES + "[measure]\niterations = 2.0", "iterations of [measure] is 2.0; expected an int"),
+        (AXES + "[measure]\nstream = 2", "[measure] has the unknown key stream"),
+        (AXES + "[measure]\nboard = 1", "board of [measure] is 1; expected true or false"),
+        (AXES + "[measure]\nstreams = 0", "streams of [measure] is 0; expected at least 1"),
+        (AXES + "[measure]\nidle_s = -1.0", "idle_s of [measure] is -1.0; expected at least 0"),
+        (AXES + "[measure]\nduration_s = nan", "duration_s of [measure] is nan; expected at least"),
+        (AXES + "[measure]\nduration_s = inf", "duration_s of [measure] is inf; expected at least"),
+        (AXES + "[measure]\nmode = 'trtexec'", "[measure] has the mode 'trtexec'"),
+        (AXES + "[measure]\nstreams = 2\nsettle_s = 1", "has streams = 2 and settle_s = 1"),
+        (AXES + "[measure]\nboard = false\nidle_s = 1", "has idle_s, and board = false"),
         (AXES + "[exclude]\nmodel = 'net'", "exclude is no list of tables"),
         (AXES + "[[exclude]]", "[[exclude]] number 1 is empty"),
         (AXES + "[[exclude]]\nbatch_sizes = 1", "number 1 has the unknown key batch_sizes"),
@@ -132,3 +151,12 @@ def test_names_of_options_are_fields_of_what_tensorrt_is_given():
     )
     assert set(TENSORRT_BUILDER_OPTIONS) <= builder
     assert set(TENSORRT_OPTIONS) - set(TENSORRT_BUILDER_OPTIONS) <= request
+
+
+def test_what_measure_takes_are_parameters_of_profile():
+    import inspect
+
+    import edgeattn
+    from edgeattn.sweep.spec import MEASURE
+
+    assert set(MEASURE) <= set(inspect.signature(edgeattn.profile).parameters)
