@@ -1,63 +1,38 @@
-"""From the values of a report to its page.
+"""From values to a page: what the pages of reports, comparisons and sweeps share.
 
-The page is one file: styles, script and drawings stand in it, and its content policy forbids the
-browser to fetch anything. Names from the engine are text wherever they go: the template escapes.
+A page is one file: styles, script and drawings stand in it, and its content policy forbids the
+browser to fetch anything. Names from an engine are text wherever they go: the templates escape.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeattn.artifacts import write_bytes
-from edgeattn.errors import ArtifactError, MissingDependencyError
-from edgeattn.profiling.page import facts, tables
-from edgeattn.profiling.page.board_plots import board_plots
-from edgeattn.profiling.page.latency_plots import latency_plots
-from edgeattn.profiling.page.roofline import roofline
-from edgeattn.profiling.page.treemap import treemap
+from edgeattn.errors import MissingDependencyError
 
 _FOLDER = Path(__file__).parent
 
 
-def render_page(report: Mapping[str, Any], output: Path) -> None:
-    """Write the page of a report.
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Fill a template of this folder.
 
     Args:
-        report: As `page_html` takes it.
-        output: File to write, `NAME.html`.
+        template: `NAME.html.j2`, which extends `base.html.j2`. Where `NAME.css` and `NAME.js`
+            stand beside it, they follow the style and the script that all pages have.
+        values: What the template names, and `title`, `kind`, `subtitle` and `version` for the
+            base.
 
     Raises:
-        ArtifactError: If the report lacks what every report has, or the file cannot be written.
         MissingDependencyError: If jinja2 is not installed.
     """
-    write_bytes(Path(output), page_html(report).encode())
+    require_jinja2()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-
-def page_html(report: Mapping[str, Any]) -> str:
-    """Make the page of a report.
-
-    Args:
-        report: `LatencyReport.to_dict()`, and what else is known: `layers`
-            (`LayerProfile.to_dict()`), `board` (`BoardTrace.to_dict()`), `energy`
-            (`EnergyPerQuery.to_dict()`), `verdict` (`Verdict.to_dict()`), `build_report` (of the
-            engine's manifest) and `window_ns`, when the measurement began and ended by the clock
-            of the board's samples. What is absent is left out of the page.
-
-    Raises:
-        ArtifactError: If the report lacks what every report has.
-        MissingDependencyError: If jinja2 is not installed.
-    """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as err:
-        raise MissingDependencyError(
-            "the HTML page needs jinja2, which is not installed",
-            "pip install 'edgeattn[report]'",
-        ) from err
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -65,68 +40,29 @@ def page_html(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    try:
-        values = _values(report)
-    except (KeyError, TypeError, IndexError, AttributeError) as err:
-        raise ArtifactError(f"no page can be made of the report: {err!r}") from err
-    return environment.get_template("template.html.j2").render(values)
-
-
-def _values(report: Mapping[str, Any]) -> dict[str, Any]:
-    layers, board = report.get("layers"), report.get("board")
-    build_report, energy = report.get("build_report"), report.get("energy")
-    parents = report["manifest"]["parents"]
-    engine = next((parent["file"] for parent in parents.values()), "an engine")
-    machine = report["environment"]
-    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    return {
-        "title": engine,
-        "subtitle": [
-            report["manifest"]["target"] or "engine",
-            *(f"{n} {'×'.join(map(str, dims))}" for n, dims in report["inputs"].items()),
-            machine["machine"] or machine["cpu_model"],
-        ],
-        "mode": report["mode"],
-        "verdict": report.get("verdict"),
-        "warnings": report["warnings"],
-        "figures": facts.headline(report),
-        "parts": facts.latency_parts(report),
-        "latency_plots": latency_plots(report),
-        "statistics": tables.statistics_table(report),
-        "layers": layers and _layer_values(layers),
-        "board": board
-        and {
-            "facts": facts.board_facts(board),
-            "plots": board_plots(board, report.get("window_ns")),
-            "is_throttled": any(board["throttled"]),
-        },
-        "energy": energy and facts.energy_facts(energy),
-        "build": build_report and _build_values(build_report),
-        "settings": facts.setting_facts(report),
-        "machine": facts.machine_facts(report),
-        "version": report["manifest"]["tools"].get("edgeattn", ""),
-        "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
+    name = template.removesuffix(".html.j2")
+    script = _shared_and_own("page.js", f"{name}.js")
+    shared = {
+        "style": _shared_and_own("page.css", f"{name}.css"),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
+    return environment.get_template(template).render({**values, **shared})
 
 
-def _layer_values(layers: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "sum": facts.layer_sum(layers),
-        "note": layers["note"],
-        "groups": treemap(layers),
-        "modules": tables.module_table(layers),
-        "roofline": roofline(layers),
-        "table": tables.layer_table(layers),
-    }
+def require_jinja2() -> None:
+    """Make sure that a page can be made, before work that takes long.
+
+    Raises:
+        MissingDependencyError: If jinja2 is not installed.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        raise MissingDependencyError(
+            "the HTML page needs jinja2, which is not installed",
+            "pip install 'edgeattn[report]'",
+        )
 
 
-def _build_values(build_report: Mapping[str, Any]) -> dict[str, Any]:
-    precision = build_report["precision"]
-    return {
-        "summary": facts.build_summary(build_report),
-        "precision": facts.precision_bar(precision),
-        "changed": tables.changed_table(precision),
-        "attention": facts.attention_audit(build_report),
-    }
+def _shared_and_own(shared: str, own: str) -> str:
+    files = [_FOLDER / shared, _FOLDER / own]
+    return "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
