@@ -212,6 +212,41 @@ TARGETS = {
 }
 
 
+# What the device trees of boards hold, in lower case.
+_MODELS = {
+    "orin nano": "jetson-orin-nano",
+    "orin nx": "jetson-orin-nx",
+    "agx orin": "jetson-agx-orin",
+    "thor": "jetson-thor",
+}
+
+
+def target_of_model(model: str) -> Target | None:
+    """Find a board by what its device tree calls it; `None` if it is none of those known."""
+    for words, name in _MODELS.items():
+        if words in model.lower():
+            return TARGETS[name]
+    return None
+
+
+def find_gpu(name: str, architecture: int, model: str = "") -> Gpu | None:
+    """Find the figures of a GPU.
+
+    Args:
+        name: As the driver calls it: all Orins have one name, so that the board decides.
+        architecture: SM number.
+        model: What the device tree calls the board; empty on a desktop.
+
+    Returns:
+        `None` if no figures of it are known.
+    """
+    board = target_of_model(model)
+    if board is not None and architecture in board.architectures:
+        return board.gpu
+    is_h200 = name.split()[-1:] == [H200.name] and architecture == H200.architecture
+    return H200 if is_h200 else None
+
+
 def get_target(name: str) -> Target:
     """Find a target by its name.
 

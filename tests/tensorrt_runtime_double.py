@@ -53,6 +53,14 @@ class TensorLocation(enum.Enum):
     HOST = 1
 
 
+class LayerInformationFormat(enum.Enum):
+    ONELINE = 0
+    JSON = 1
+
+
+_ENUMS = (DataType, TensorFormat, TensorIOMode, TensorLocation, LayerInformationFormat)
+
+
 @dataclass(frozen=True)
 class Tensor:
     """An input or output of a script.
@@ -92,6 +100,8 @@ class Script:
         compute_ms: What a query lasts on the GPU.
         profiles: Number of optimization profiles.
         layers: What a profiler is told of a run.
+        information: What the inspector tells.
+        inspected: The shapes of the context that it was given each time; `None` without one.
         during: Called within each enqueue, before anything is done.
         calls: The calls that tell a context something, or run it.
         seen: The bytes of the inputs on the GPU, of each query when it ran.
@@ -109,6 +119,8 @@ class Script:
     compute_ms: float = 1.5
     profiles: int = 1
     layers: Sequence[tuple[str, float]] = ()
+    information: str = '{"Layers": [], "Bindings": []}'
+    inspected: list[dict[str, Shape] | None] = field(default_factory=list)
     during: Callable[[], None] = lambda: None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     seen: list[dict[str, bytes]] = field(default_factory=list)
@@ -154,7 +166,7 @@ def install(script: Script) -> types.ModuleType:
             self._noted = _Destroyed(script, "Runtime")
 
     module.Runtime = _Runtime
-    for item in (DataType, TensorFormat, TensorIOMode, TensorLocation, ILogger):
+    for item in (*_ENUMS, ILogger):
         setattr(module, item.__name__, item)
     module.IProfiler = IProfiler
     module.IOutputAllocator = IOutputAllocator
@@ -236,6 +248,27 @@ class ICudaEngine:
         if self._script.is_refused("create_execution_context"):
             return None
         return IExecutionContext(self, self._script)
+
+    def create_engine_inspector(self) -> EngineInspector | None:
+        assert self._script.ledger.current
+        if self._script.is_refused("create_engine_inspector"):
+            return None
+        return EngineInspector(self, self._script)
+
+
+class EngineInspector:
+    def __init__(self, engine: ICudaEngine, script: Script) -> None:
+        self._engine = engine  # as the bindings keep it alive
+        self._script = script
+        self._noted = _Destroyed(script, "EngineInspector")
+        self.execution_context: IExecutionContext | None = None
+
+    def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002
+        assert format is LayerInformationFormat.JSON
+        context = self.execution_context
+        self._script.inspected.append(None if context is None else dict(context._shapes))
+        refused = self._script.is_refused("get_engine_information")
+        return "" if refused else self._script.information
 
 
 class IExecutionContext:

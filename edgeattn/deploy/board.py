@@ -11,20 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgeattn.deploy.machine import Machine
-from edgeattn.targets import TARGETS, JetPack, Target
+from edgeattn.targets import TARGETS, JetPack, Target, target_of_model
 
 _RELEASE = re.compile(r"^# R(?P<major>\d+) \(release\), REVISION: (?P<rest>[\d.]+)", re.MULTILINE)
 _POWER_MODE = re.compile(r"^NV Power Mode: *(?P<name>\S+)\s+(?P<number>\d+)?", re.MULTILINE)
 _DEVFREQ = "/sys/class/devfreq"
 # Orin, of JetPack 5 and of 6 on; Thor.
 _GPU_CLOCKS = re.compile(r"(17000000\.(gpu|ga10b)|gpu-gpc-0)$")
-
-_TARGETS = {
-    "orin nano": "jetson-orin-nano",
-    "orin nx": "jetson-orin-nx",
-    "agx orin": "jetson-agx-orin",
-    "thor": "jetson-thor",
-}
 
 
 @dataclass(frozen=True)
@@ -74,10 +67,7 @@ class Board:
     @property
     def target(self) -> Target | None:
         """What the toolkit knows of the board."""
-        for words, name in _TARGETS.items():
-            if words in self.model.lower():
-                return TARGETS[name]
-        return None
+        return target_of_model(self.model)
 
     @property
     def release(self) -> JetPack | None:

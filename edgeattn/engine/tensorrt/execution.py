@@ -125,6 +125,26 @@ class Execution:
 
     # Running
 
+    def tell(self, query: QueryBuffers) -> None:
+        """Tell the context the shapes of a query without running it.
+
+        To be called where the primary context is current.
+
+        Args:
+            query: Holds the inputs.
+
+        Raises:
+            EngineError: If TensorRT refuses them, or there is no memory.
+        """
+        self._began = self._log.now()
+        binding, _ = self._parts()
+        try:
+            binding.tell(query)
+        except BaseException as err:
+            forget_locals(err)
+            self._recover()
+            raise
+
     def run(self, query: QueryBuffers) -> None:
         """Run a query and wait for its outputs; to be called where the primary context is current.
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.engine.tensorrt.engine_information import engine_information
 from edgeattn.engine.tensorrt.failures import build_error
 from edgeattn.engine.tensorrt.imports import import_tensorrt
 from edgeattn.engine.tensorrt.log import CapturedLog
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
+from edgeattn.errors import EngineError
 
 if TYPE_CHECKING:
     import tensorrt
@@ -68,24 +70,15 @@ def read_back(
 
 
 def _inspect(engine: tensorrt.ICudaEngine, log: CapturedLog, shapes: ShapeProfile) -> str:
-    trt = import_tensorrt()
-    began = log.now()
-    inspector = engine.create_engine_inspector()
-    if inspector is None:
-        _log.warning("%s", build_error("TensorRT gives no inspector", log, since=began).message)
-        return ""
+    """Let the inspector describe an engine; one that it tells nothing of is no failed build."""
     # TensorRT keeps the addresses of a shape tensor's values: they live as long as the context.
     values: list[NDArray[Any]] = []
-    if _is_dynamic(engine):
-        context = _context_at(engine, log, shapes, values)
-        if context is not None:
-            inspector.execution_context = context
-    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    if not text:
-        _log.warning(
-            "%s", build_error("TensorRT's inspector says nothing", log, since=began).message
-        )
-    return text or ""
+    context = _context_at(engine, log, shapes, values) if _is_dynamic(engine) else None
+    try:
+        return engine_information(engine, log, context)
+    except EngineError as err:
+        _log.warning("%s", err.message)
+        return ""
 
 
 def _is_dynamic(engine: tensorrt.ICudaEngine) -> bool:

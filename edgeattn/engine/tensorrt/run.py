@@ -25,9 +25,11 @@ from edgeattn.engine.tensorrt.buffers import QueryBuffers
 from edgeattn.engine.tensorrt.contexts import ContextPool
 from edgeattn.engine.tensorrt.cuda_graph import GraphUse
 from edgeattn.engine.tensorrt.device import forget_locals, is_integrated, primary_context
+from edgeattn.engine.tensorrt.engine_information import engine_information
 from edgeattn.engine.tensorrt.execution import Execution
 from edgeattn.engine.tensorrt.failures import engine_error, explain_exception
 from edgeattn.engine.tensorrt.imports import import_tensorrt
+from edgeattn.engine.tensorrt.inspector import EngineInfo, parse_engine_info
 from edgeattn.engine.tensorrt.io_tensors import check_in_profile, io_tensors, tensor_specs
 from edgeattn.engine.tensorrt.layer_times import LayerTime, measure_layers
 from edgeattn.engine.tensorrt.log import CapturedLog, make_logger
@@ -79,6 +81,7 @@ class TensorRtEngine:
     ) -> None:
         if contexts < 1:
             raise EngineError(f"contexts is {contexts}; expected at least 1")
+        self._plan = plan
         self._manifest = manifest
         self._device = device
         self._profile_index = profile_index
@@ -210,6 +213,16 @@ class TensorRtEngine:
         return self._manifest
 
     @property
+    def plan(self) -> Path:
+        """The engine file."""
+        return self._plan
+
+    @property
+    def device(self) -> int:
+        """The GPU, as CUDA numbers them."""
+        return self._device
+
+    @property
     def settings(self) -> dict[str, Any]:
         """TensorRT's version, contexts, how queries are launched, and why not as a graph."""
         settings = self._settings | {"cuda_graph": self._graphs.is_on}
@@ -266,6 +279,30 @@ class TensorRtEngine:
         ):
             execution.query.fill(arrays)
             return measure_layers(execution, iterations)
+
+    def inspect(self, inputs: Mapping[str, np.ndarray]) -> EngineInfo:
+        """Ask TensorRT's inspector for the layers, at the shapes of a query that is not run.
+
+        How much it tells was decided when the engine was built: `profiling_verbosity`.
+
+        Args:
+            inputs: As for `run`.
+
+        Raises:
+            ArtifactError: If what it tells is in no form that is known.
+            DataError: As `run`.
+            EngineError: If it tells nothing, or TensorRT refuses the shapes.
+        """
+        arrays = self._check(inputs)
+        is_dynamic = any(-1 in tensor.shape for tensor in self._tensors)
+        with self._pool.lend() as execution, primary_context(self._device):
+            if self._engine is None:
+                raise _closed()
+            execution.query.fill(arrays)
+            execution.tell(execution.query)
+            context = execution.context if is_dynamic else None
+            text = engine_information(self._engine, self._log, context)
+        return parse_engine_info(text)
 
     def close(self) -> None:
         """Free everything, once running queries are done. Closing twice is harmless.

@@ -224,7 +224,7 @@ def test_only_what_is_new_is_told_to_tensorrt(bench):
 )
 def test_inputs_that_do_not_fit_are_refused_before_tensorrt_sees_them(array, problem, bench):
     with bench.open() as engine:
-        for take in (engine.run, engine.bind, engine.layer_times):
+        for take in (engine.run, engine.bind, engine.layer_times, engine.inspect):
             with pytest.raises(DataError, match=problem):
                 take({"x": array})
         assert bench.count("set_input_shape") == 0
@@ -896,3 +896,80 @@ def test_layers_that_are_not_reported_are_an_error(fails, problem, bench):
 def test_layers_need_a_run(bench):
     with bench.open() as engine, pytest.raises(EngineError, match="iterations is 0"):
         engine.layer_times({"x": x_of(2)}, 0)
+
+
+# What the engine tells of itself
+
+TOLD = (
+    '{"Layers": [{"Name": "patch", "LayerType": "conv", "Inputs": [], "Outputs": []}], '
+    '"Bindings": ["x", "y"]}'
+)
+
+
+def test_an_engine_with_free_sizes_is_inspected_at_the_shapes_of_a_query_that_is_not_run(bench):
+    bench.script.information = TOLD
+    with bench.open() as engine:
+        for batch in (2, 5):
+            info = engine.inspect({"x": x_of(batch)})
+            assert [layer.name for layer in info.layers] == ["patch"]
+            assert info.verbosity == "detailed"
+        assert bench.script.inspected == [{"x": (2, 3)}, {"x": (5, 3)}]
+        assert bench.count("execute_async_v3") == 0
+        np.testing.assert_array_equal(
+            engine.run({"x": x_of(2)})["y"], plant_rows({"x": (2, 3)})["y"]
+        )
+        assert bench.script.live.count("IExecutionContext") == 1  # the one that runs queries
+
+
+def test_an_engine_of_fixed_sizes_is_inspected_without_a_context(bench):
+    bench.play(
+        Tensor("x", DataType.FLOAT, (2, 3)),
+        Tensor("y", DataType.FLOAT, (2, 2), is_input=False),
+        information=TOLD,
+    )
+    with bench.open() as engine:
+        assert len(engine.inspect({"x": x_of(2)}).layers) == 1
+    assert bench.script.inspected == [None]
+
+
+def test_an_inspection_leaves_the_graph_of_the_query_before_as_it_was(bench):
+    with bench.open() as engine:
+        for _ in range(2):
+            engine.run({"x": x_of(2)})
+        engine.inspect({"x": x_of(2)})
+        engine.run({"x": x_of(2)})
+        assert bench.gpu.log.count("capture") == 1
+        engine.inspect({"x": x_of(3)})
+        np.testing.assert_array_equal(
+            engine.run({"x": x_of(3)})["y"], plant_rows({"x": (3, 3)})["y"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("fails", "problem"),
+    [
+        ("create_engine_inspector", "TensorRT gives no inspector"),
+        ("get_engine_information", "TensorRT's inspector says nothing"),
+        ("set_input_shape", "TensorRT refused the shape"),
+    ],
+)
+def test_an_engine_that_tells_nothing_is_an_error_and_runs_on(fails, problem, bench):
+    with bench.open() as engine:
+        bench.script.fails = {fails}
+        with pytest.raises(EngineError, match=problem):
+            engine.inspect({"x": x_of(2)})
+        bench.script.fails = set()
+        engine.run({"x": x_of(2)})
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.inspect({"x": x_of(2)})
+
+
+def test_what_no_inspector_prints_is_refused(bench):
+    bench.script.information = "{}"
+    with bench.open() as engine, pytest.raises(ArtifactError, match="not what TensorRT's engine"):
+        engine.inspect({"x": x_of(2)})
+
+
+def test_an_engine_knows_its_file_and_its_gpu(bench):
+    with bench.open() as engine:
+        assert (engine.plan, engine.device) == (bench.plan, 0)
