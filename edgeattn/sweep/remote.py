@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.artifacts import read_json, write_json
-from edgeattn.errors import BoardError, MissingDependencyError, first_line
+from edgeattn.cluster import check_workers, connect, workers_of
+from edgeattn.errors import BoardError, first_line
 from edgeattn.sweep.cases import Case
 from edgeattn.sweep.run import Row, Workbench, make_row
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _CASES_PER_WORKER = 2
 # How often a case may bring a worker down, or be on one that goes, before it counts as failed.
 _RETRIES = 3
-_CONNECT_S = 10
 
 
 def run_remotely(
@@ -42,24 +42,12 @@ def run_remotely(
         finish: Called with the row of each case, in the order in which they end.
 
     Raises:
-        BoardError: If there is no scheduler, no worker for a case, or a worker that would measure
-            two cases at once.
+        BoardError: If there is no scheduler, no worker for a case, a worker that would measure two
+            cases at once, or one with another edgeattn.
         MissingDependencyError: If dask.distributed is not installed.
     """
-    try:
-        from distributed import Client
-    except ImportError as err:
-        raise MissingDependencyError(
-            "dask.distributed is not installed", "pip install 'edgeattn[sweep]'"
-        ) from err
-    try:
-        client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as err:
-        raise BoardError(
-            f"there is no Dask scheduler at {scheduler}: {first_line(err)}",
-            "start one: dask scheduler",
-        ) from err
-    with client:
+    with connect(scheduler) as client:
+        check_workers(client, ("edgeattn",))
         boards = {case.parameters["board"] for case in cases}
         _Dispatch(client, bench, finish, _workers(client, boards)).run(cases)
 
@@ -189,7 +177,7 @@ def _workers(client: Client, boards: set[str]) -> dict[str, int]:
     Raises:
         BoardError: If a board has none, or one runs several tasks at once.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     counts = {}
     for board in boards:
         mine = {a: w for a, w in workers.items() if not board or w["resources"].get(board)}

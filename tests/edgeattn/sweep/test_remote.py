@@ -104,7 +104,7 @@ def test_a_worker_that_would_measure_two_cases_at_once_is_refused(tmp_path, clus
 
 
 def test_a_scheduler_that_is_not_there_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgeattn.sweep.remote._CONNECT_S", 0.5)
+    monkeypatch.setattr("edgeattn.cluster._CONNECT_S", 0.5)
     with pytest.raises(BoardError, match=r"there is no Dask scheduler at tcp://127.0.0.1:9"):
         run_sweep(write_sweep(tmp_path, FLOATS), scheduler="tcp://127.0.0.1:9")
 
