@@ -183,9 +183,8 @@ def _observe(
                 rows.append(row)
                 seen.kept.offer(digest, {name: array[row] for name, array in batch.items()})
         if rows:
-            collector.observe(
-                batch if len(rows) == count else {n: array[rows] for n, array in batch.items()}
-            )
+            mine = batch if len(rows) == count else {n: array[rows] for n, array in batch.items()}
+            collector.observe(mine, [batches.names[row] for row in rows])
         if path and len(batches.digests) > len(known) and pacemaker.is_due():
             collector.settle()
             state(finished=False).save(path)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -34,6 +34,27 @@ from edgeattn.graph.files import input_specs
 from edgeattn.graph.passes.decompose import decompose
 
 _MOST_SAMPLES = 4  # that run side by side
+
+
+class Run(NamedTuple):
+    """What runs at once: a sample, or a batch where the graph has a batch size of its own.
+
+    Attributes:
+        names: What messages call each sample.
+        inputs: Inputs by name, samples along axis 0.
+    """
+
+    names: Sequence[str]
+    inputs: Mapping[str, Array]
+
+
+def split_into_runs(
+    batch: Mapping[str, Array], names: Sequence[str], samples_per_run: int
+) -> Iterator[Run]:
+    """Divide a batch into what runs at once."""
+    for start in range(0, len(names), samples_per_run):
+        rows = slice(start, start + samples_per_run)
+        yield Run(names[rows], {name: array[rows] for name, array in batch.items()})
 
 
 class Collector:
@@ -93,22 +114,19 @@ class Collector:
         """Tell how many samples run at once where so many are read at a time."""
         return 1 if self._one_by_one else batch_size
 
-    def observe(self, batch: Mapping[str, Array]) -> None:
+    def observe(self, batch: Mapping[str, Array], names: Sequence[str]) -> None:
         """Have some samples run and shown to the observers; the last ones still run on return.
 
         Args:
             batch: Inputs by name, samples along axis 0.
+            names: What messages call each sample.
 
         Raises:
             GraphError: If the graph does not run, or a tensor takes on NaN or infinity, on these
-                samples or earlier ones; it names the first sample's first such tensor.
+                samples or earlier ones; it names the first such sample and its first such tensor.
         """
-        samples = len(next(iter(batch.values())))
-        if not self._one_by_one:
-            self._start(batch, samples)
-            return
-        for row in range(samples):
-            self._start({name: array[row : row + 1] for name, array in batch.items()}, 1)
+        for run in split_into_runs(batch, names, self.samples_per_run(len(names))):
+            self._start(run)
 
     def settle(self) -> None:
         """Wait until the observers have seen every sample.
@@ -119,57 +137,63 @@ class Collector:
         while self._running:
             self._running.popleft().result()
 
-    def _start(self, batch: Mapping[str, Array], samples: int) -> None:
+    def _start(self, run: Run) -> None:
         while len(self._running) >= self._most_running:
             self._running.popleft().result()
-        self._running.append(self._threads.submit(self._run, batch, samples))
+        self._running.append(self._threads.submit(self._run, run))
 
-    def _run(self, batch: Mapping[str, Array], samples: int) -> None:
-        results = self._results(batch)  # keeps what the views look at
+    def _run(self, run: Run) -> None:
+        results = self._results(run)  # keeps what the views look at
         values = {n: _view(v) for n, v in zip(self._outputs, results, strict=True)}
-        values |= {name: array for name, array in batch.items() if name in self._observers}
+        values |= {name: array for name, array in run.inputs.items() if name in self._observers}
         for name in self._observers:
             with self._locks[name]:
-                self._show(name, values[name], samples)
+                self._show(name, values[name], run.names)
 
-    def _results(self, batch: Mapping[str, Array]) -> list[Any]:
+    def _results(self, run: Run) -> list[Any]:
         if self._session is None:  # of the graph's inputs alone a scale is needed
             return []
         binding = self._session.io_binding()
         try:
-            for name, array in batch.items():
+            for name, array in run.inputs.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in self._outputs:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
         except Exception as err:
-            raise refused("run", err) from err
+            raise refused("run", err, on=_list(run.names)) from err
         return binding.get_outputs()
 
-    def _show(self, name: str, values: Floats, samples: int) -> None:
+    def _show(self, name: str, values: Floats, samples: Sequence[str]) -> None:
         observer = self._observers[name]
-        try:
-            for sample in _split(values, samples):
-                observer.update(sample)
-        except NonFiniteError as err:
-            raise GraphError(
-                f"the tensor {name} takes on NaN or infinity on this data",
-                "look at the weights before it and at the inputs' preprocessing",
-            ) from err
+        for its, part in _split(values, samples):
+            try:
+                observer.update(part)
+            except NonFiniteError as err:
+                raise GraphError(
+                    f"the tensor {name} takes on NaN or infinity on {_list(its)}",
+                    "look at the weights before it and at the inputs' preprocessing",
+                ) from err
         if name in self._channel_observers:
             self._channel_observers[name].update(values)
 
 
-def _split(values: Floats, samples: int) -> Iterator[Floats]:
-    """Take a batch's tensor apart into those of its samples.
+def _list(samples: Sequence[str]) -> str:
+    return samples[0] if len(samples) == 1 else f"one of {', '.join(samples)}"
+
+
+def _split(values: Floats, samples: Sequence[str]) -> Iterator[tuple[Sequence[str], Floats]]:
+    """Take a batch's tensor apart into those of its samples, with their names.
 
     Windows, heads and rows that are folded into axis 0 stand behind the sample they belong to. A
     tensor that is not divided so passes as one sample.
     """
-    if samples > 1 and values.ndim and len(values) % samples == 0:
-        yield from values.reshape(samples, -1)
+    count = len(samples)
+    if count > 1 and values.ndim and len(values) % count == 0:
+        for name, part in zip(samples, values.reshape(count, -1), strict=True):
+            yield [name], part
     else:
-        yield values
+        yield samples, values
 
 
 def _view(value: Any) -> Floats:

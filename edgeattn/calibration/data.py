@@ -83,6 +83,7 @@ class Batches:
         skipped: What was wrong with each image that was skipped.
         digests: Hash of each sample yielded so far, in order, as the graph sees it: names, types,
             shapes and values of its inputs.
+        names: Which samples the last batch holds, in order, for messages.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Batches:
         self._seed = seed
         self._max_bad = max_bad
         self.digests: list[bytes] = []
+        self.names: list[str] = []
 
     @property
     def total(self) -> int | None:
@@ -130,9 +132,9 @@ class Batches:
         """
         self.samples = self.left_out = 0
         self.skipped, self.digests = [], []
-        pending: list[Sample] = []
-        for sample in self._limited():
-            pending.append(sample)
+        pending: list[tuple[str, Sample]] = []
+        for named in self._limited():
+            pending.append(named)
             if len(pending) == self.batch_size:
                 yield self._collate(pending)
                 pending = []
@@ -148,13 +150,13 @@ class Batches:
                 "give more data, or export the model with a smaller or free batch size",
             )
 
-    def _limited(self) -> Iterator[Sample]:
-        for count, sample in enumerate(self._good(), start=1):
-            yield sample
+    def _limited(self) -> Iterator[tuple[str, Sample]]:
+        for count, named in enumerate(self._good(), start=1):
+            yield named
             if count == self._limit:  # before the source is asked for one more
                 return
 
-    def _good(self) -> Iterator[Sample]:
+    def _good(self) -> Iterator[tuple[str, Sample]]:
         if isinstance(self._source, Stream):
             yield from self._source
             return
@@ -164,7 +166,7 @@ class Batches:
             except BadImageError as err:
                 self._skip(err)
             else:
-                yield sample
+                yield self._source.name(int(index)), sample
 
     def _skip(self, err: BadImageError) -> None:
         self.skipped.append(err.message)
@@ -180,7 +182,8 @@ class Batches:
             "repair or remove them, or raise max_bad",
         ) from err
 
-    def _collate(self, samples: list[Sample]) -> dict[str, Array]:
+    def _collate(self, named: list[tuple[str, Sample]]) -> dict[str, Array]:
+        samples = [sample for _, sample in named]
         batch = {}
         for name in self._names:
             shapes = sorted({sample[name].shape for sample in samples})
@@ -191,6 +194,7 @@ class Batches:
                     "set resize in the model's ImagePreprocess, or use batch_size 1",
                 )
             batch[name] = np.stack([sample[name] for sample in samples])
+        self.names = [name for name, _ in named]
         self.digests += [_digest(sample) for sample in samples]
         self.samples += len(samples)
         return batch

@@ -67,6 +67,10 @@ class RandomSource:
         """Count the samples."""
         return self._samples.count
 
+    def name(self, index: int) -> str:
+        """Number of one sample, from 0 on."""
+        return f"random sample {index}"
+
     def load(self, index: int) -> dict[str, NDArray[Any]]:
         """Draw one sample.
 

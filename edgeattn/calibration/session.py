@@ -46,9 +46,10 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
         raise refused("load", err) from err
 
 
-def refused(what: str, err: Exception) -> GraphError:
-    """Make the error of a graph that ONNX Runtime cannot `load` or `run`."""
+def refused(what: str, err: Exception, on: str = "") -> GraphError:
+    """Make the error of a graph that ONNX Runtime cannot `load` or `run`, perhaps `on` a sample."""
+    where = f" on {on}" if on else ""
     return GraphError(
-        f"ONNX Runtime cannot {what} the graph: {first_line(err)}",
+        f"ONNX Runtime cannot {what} the graph{where}: {first_line(err)}",
         "the data may not fit the graph, or the graph may hold operators it does not know",
     )

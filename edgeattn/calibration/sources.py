@@ -37,6 +37,10 @@ class IndexedSource(Protocol):
         """Count the samples."""
         ...
 
+    def name(self, index: int) -> str:
+        """Say which sample one is, for messages."""
+        ...
+
     def load(self, index: int) -> Sample:
         """Read one sample."""
         ...
@@ -135,6 +139,10 @@ class ImageFolder:
         """Count the files."""
         return len(self._files)
 
+    def name(self, index: int) -> str:
+        """Path of one file."""
+        return str(self._files[index])
+
     def load(self, index: int) -> Sample:
         """Decode one file.
 
@@ -175,6 +183,10 @@ class ArraySource:
         """Count the rows."""
         return self._length
 
+    def name(self, index: int) -> str:
+        """Number of one row, with what the arrays are."""
+        return f"sample {index} of {self.label}"
+
     def load(self, index: int) -> Sample:
         """Read one row.
 
@@ -182,7 +194,7 @@ class ArraySource:
             DataError: If it holds NaN.
         """
         sample = {name: np.array(array[index]) for name, array in self._arrays.items()}
-        check_numbers(sample, f"sample {index} of {self.label}")
+        check_numbers(sample, self.name(index))
         return sample
 
 
@@ -205,8 +217,8 @@ class Stream:
         self._inputs = inputs
         self._foreign = foreign
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield single samples.
+    def __iter__(self) -> Iterator[tuple[str, Sample]]:
+        """Yield single samples, each with its name for messages.
 
         Raises:
             DataError: If an item does not fit the inputs or holds NaN.
@@ -227,12 +239,12 @@ class Stream:
                 "the function that gives the data has to be repaired",
             ) from err
 
-    def _split(self, arrays: dict[str, Array], label: str) -> Iterator[Sample]:
+    def _split(self, arrays: dict[str, Array], label: str) -> Iterator[tuple[str, Sample]]:
         single = all(arrays[spec.name].ndim == len(spec.shape) - 1 for spec in self._inputs)
         if single:
             arrays = {name: array[None] for name, array in arrays.items()}
         for row in range(len(source := ArraySource(arrays, self._inputs, label))):
-            yield source.load(row)
+            yield source.name(row), source.load(row)
 
 
 def check_batch(spec: InputSpec, array: Array, label: str) -> None:

@@ -133,7 +133,7 @@ def test_a_killed_calibration_goes_on_to_the_identical_table(graph, monkeypatch,
     observe = edgeattn.calibration.collector.Collector.observe
     monkeypatch.setattr(
         "edgeattn.calibration.collector.Collector.observe",
-        lambda self, batch: runs.append(len(batch["x"])) or observe(self, batch),
+        lambda self, batch, names: runs.append(len(batch["x"])) or observe(self, batch, names),
     )
     calibrate(graph, str(data), method=method, batch_size=4, state=state)
     assert table.read_bytes() == expected

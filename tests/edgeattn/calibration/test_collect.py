@@ -283,9 +283,20 @@ def test_an_activation_that_is_no_number_is_named(tmp_path, method, sample, op):
     x = np.abs(floats(20, 40)) + 1
     x[sample, 23] = {"Log": -1.0, "Reciprocal": 0.0}[op]
     before = left_behind(tmp_path)
-    with pytest.raises(GraphError, match="the tensor b takes on NaN or infinity"):
+    message = f"the tensor b takes on NaN or infinity on sample {sample} of an array$"
+    with pytest.raises(GraphError, match=message):
         calibrate(graph, x, method=method)
     assert left_behind(tmp_path) == before
+
+
+def test_a_sample_that_does_not_run_is_named(tmp_path):
+    text = """g (float[N,L] x) => (float[N,4] y) {
+        rows = Reshape(x, shape) y = MatMul(rows, w) }"""
+    weights = {"shape": np.array([-1, 6]), "w": floats(6, 4)}
+    graph = save(with_weights(text, weights), tmp_path / "net.onnx")
+    samples = [floats(1, 6), floats(1, 7), floats(1, 6)]
+    with pytest.raises(GraphError, match="cannot run the graph on sample 0 of item 1 of an iter"):
+        calibrate(graph, samples, batch_size=1)
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path):
