@@ -27,6 +27,11 @@ from edgeattn.errors import EdgeAttnError
     "--retry-failed", is_flag=True, help="The same, and run cases again whose row is an error."
 )
 @click.option(
+    "--retry-throttled",
+    is_flag=True,
+    help="The same of cases whose clocks were held down while they were measured.",
+)
+@click.option(
     "--scheduler",
     metavar="tcp://HOST:PORT",
     help="Build and measure on the workers of this Dask scheduler. Default: here.",
@@ -43,6 +48,7 @@ def command(
     output: Path | None,
     resume: bool,
     retry_failed: bool,
+    retry_throttled: bool,
     scheduler: str | None,
     timeout: float | None,
     as_json: bool,
@@ -62,6 +68,7 @@ def command(
             output,
             resume=resume,
             retry_failed=retry_failed,
+            retry_throttled=retry_throttled,
             scheduler=scheduler,
             timeout_s=timeout,
             progress=progress,

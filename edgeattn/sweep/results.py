@@ -11,7 +11,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,14 +56,20 @@ class Results:
     Args:
         folder: Made if it is not there.
         resume: Go on with the rows that are there; refuse them otherwise.
-        retry_failed: Drop the rows of failed cases, so that these run again.
+        again: Tells which rows to drop, so that their cases run again; by default none.
 
     Raises:
         ArtifactError: If another sweep holds the folder, it has rows that are not to be gone on
             with, or it cannot be written.
     """
 
-    def __init__(self, folder: Path, *, resume: bool = False, retry_failed: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume: bool = False,
+        again: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> None:
         self.path = folder / FILE_NAME
         self.rows: list[dict[str, Any]] = []
         try:
@@ -72,13 +78,15 @@ class Results:
         except OSError as err:
             raise ArtifactError(f"the folder {folder} is not writable: {err.strerror}") from err
         try:
-            self._take(folder, resume, retry_failed)
+            self._take(folder, resume, again)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _take(self, folder: Path, resume: bool, retry_failed: bool) -> None:
+    def _take(
+        self, folder: Path, resume: bool, again: Callable[[Mapping[str, Any]], bool] | None
+    ) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
@@ -91,8 +99,8 @@ class Results:
                 f"{folder} has rows of {len(self.rows)} cases already",
                 "go on with --resume, or give another folder with -o",
             )
-        if retry_failed:
-            self.rows = [row for row in self.rows if row["status"] == "ok"]
+        if again is not None:
+            self.rows = [row for row in self.rows if not again(row)]
         # Also cuts off what a kill left of a last line.
         write_bytes(self.path, b"".join(_line(row) for row in self.rows))
 

@@ -14,6 +14,7 @@ from edgeattn.artifacts import tool_versions
 from edgeattn.errors import BoardError, SpecError
 from edgeattn.profiling.board.clocks import restore_clocks
 from edgeattn.sweep.cases import Case, expand
+from edgeattn.sweep.pareto import is_throttled
 from edgeattn.sweep.process import run_task
 from edgeattn.sweep.results import ROW_VERSION, Results
 from edgeattn.sweep.spec import read_spec
@@ -48,6 +49,7 @@ def run_sweep(
     *,
     resume: bool = False,
     retry_failed: bool = False,
+    retry_throttled: bool = False,
     scheduler: str | None = None,
     timeout_s: float | None = None,
     progress: Progress | None = None,
@@ -60,6 +62,7 @@ def run_sweep(
             suffix by default.
         resume: Go on in a folder that has rows.
         retry_failed: Run failed cases again; their rows are replaced. Implies `resume`.
+        retry_throttled: The same of cases whose clocks were held down.
         scheduler: Address of a Dask scheduler, `tcp://host:8786`, whose workers build and measure;
             by default this machine does.
         timeout_s: A part of a case that takes longer has failed.
@@ -89,7 +92,13 @@ def run_sweep(
             "run the command with sudo, or leave lock_clocks out of [measure]",
         )
     folder = Path(spec).absolute().with_suffix("") if output is None else Path(output).absolute()
-    with Results(folder, resume=resume or retry_failed, retry_failed=retry_failed) as results:
+    resume = resume or retry_failed or retry_throttled
+
+    def again(row: Mapping[str, Any]) -> bool:
+        failed, throttled = row["status"] != "ok", is_throttled(row)
+        return (retry_failed and failed) or (retry_throttled and throttled)
+
+    with Results(folder, resume=resume, again=again) as results:
         known = {row["case"] for row in results.rows}
         todo = [case for case in cases if case.id not in known]
         bench = Workbench(folder, read.folder, timeout_s)

@@ -55,11 +55,15 @@ def test_the_beginning_of_a_line_that_a_kill_left_is_cut_off(tmp_path):
     assert [r["case"] for r in read_rows(path)] == ["a", "b"]
 
 
-def test_failed_rows_are_dropped_if_their_cases_run_again(tmp_path):
+def test_rows_are_dropped_if_their_cases_run_again(tmp_path):
     path = filled(tmp_path, row("a", "failed"), row("b"))
     with Results(tmp_path, resume=True) as results:
         assert [r["case"] for r in results.rows] == ["a", "b"]
-    with Results(tmp_path, resume=True, retry_failed=True) as results:
+
+    def has_failed(row):
+        return row["status"] == "failed"
+
+    with Results(tmp_path, resume=True, again=has_failed) as results:
         assert [r["case"] for r in results.rows] == ["b"]
         results.append(row("a"))
     assert [r["status"] for r in read_rows(path)] == ["ok", "ok"]

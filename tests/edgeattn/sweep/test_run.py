@@ -78,6 +78,21 @@ def test_a_sweep_that_is_done_is_done(swept):
         run_sweep(folder / "sweep.toml", folder / "out")
 
 
+def test_cases_that_were_throttled_run_again_if_that_is_asked_for(tmp_path):
+    spec = write_sweep(tmp_path, FLOATS)
+    path = run_sweep(spec).path
+    first, second = read_rows(path)
+    path.write_text(
+        "".join(f"{json.dumps(r)}\n" for r in (first, second | {"verdict": "throttled"}))
+    )
+    assert run_sweep(spec, resume=True, retry_failed=True).ran == 0
+    outcome = run_sweep(spec, retry_throttled=True)
+    assert outcome.ran == 1
+    assert outcome.rows[0] == first
+    assert outcome.rows[1]["case"] == second["case"]
+    assert outcome.rows[1]["verdict"] != "throttled"
+
+
 def test_a_case_that_fails_is_a_row_and_the_others_go_on(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path, FLOATS.replace("[models", 'resolutions = ["7x7"]\n[models', 1))
