@@ -20,6 +20,7 @@ import numpy as np
 
 CONFIDENCE_PERCENT = 95.0
 
+_LEAST_FOR_BOUNDS = 6  # the extremes of fewer times hold the median in less than 95 % of all cases
 _LEAST_FOR_BLOCKS = 100
 _MOST_BLOCKS = 2000
 _REPLICATES = 1000
@@ -44,6 +45,25 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
     tail = (1 - CONFIDENCE_PERCENT / 100) / 2
     low = math.floor(tail * len(medians))
     return float(medians[low]), float(medians[-1 - low])
+
+
+def ratio_interval(
+    samples: Sequence[float], reference: Sequence[float]
+) -> tuple[float, float] | None:
+    """Bound the ratio of two medians with 95 % confidence.
+
+    Args:
+        samples: `[N]` times in the order in which they were taken.
+        reference: `[M]` times that they are divided by, from another engine.
+
+    Returns:
+        The lower bound first; `None` where either median has no bounds.
+    """
+    if min(len(samples), len(reference)) < _LEAST_FOR_BOUNDS:
+        return None
+    ratios = np.sort(bootstrap_medians(samples, _SEED) / bootstrap_medians(reference, _SEED + 1))
+    low = math.floor((1 - CONFIDENCE_PERCENT / 100) / 2 * len(ratios))
+    return float(ratios[low]), float(ratios[-1 - low])
 
 
 def bootstrap_medians(samples: Sequence[float] | np.ndarray, seed: int = _SEED) -> np.ndarray:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeattn.profiling.bootstrap import bootstrap_medians, median_interval
+from edgeattn.profiling.bootstrap import bootstrap_medians, median_interval, ratio_interval
 
 
 def naive_medians(values: np.ndarray, seed: int) -> list[float]:
@@ -96,3 +96,35 @@ def test_bounds_are_samples_on_both_sides_and_repeat() -> None:
 
 def test_times_that_are_all_equal_have_a_sure_median() -> None:
     assert median_interval([2.5] * 150) == (2.5, 2.5)
+
+
+def test_the_interval_of_a_ratio_holds_it_and_narrows_with_more_times() -> None:
+    rng, widths = np.random.default_rng(5), []
+    for count in (200, 20_000):
+        low, high = ratio_interval(
+            rng.normal(0.9, 0.05, count).tolist(), rng.normal(1.0, 0.05, count).tolist()
+        ) or (1.0, 0.0)
+        assert low < 0.9 < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+
+
+def test_the_interval_of_a_ratio_holds_the_truth_in_most_measurements() -> None:
+    rng, held = np.random.default_rng(9), 0
+    for _ in range(60):
+        interval = ratio_interval(rng.lognormal(0.1, 0.1, 300).tolist(), rng.lognormal(0, 0.1, 400))
+        assert interval is not None
+        held += interval[0] <= math.exp(0.1) <= interval[1]
+    assert held >= 52
+
+
+@pytest.mark.parametrize("counts", [(5, 100), (100, 5)])
+def test_a_ratio_of_too_few_times_has_no_interval(counts: tuple[int, int]) -> None:
+    samples, reference = ([1.0] * count for count in counts)
+    assert ratio_interval(samples, reference) is None
+
+
+def test_the_ratio_of_a_measurement_to_itself_is_not_taken_for_sure() -> None:
+    values = np.random.default_rng(2).lognormal(size=500).tolist()
+    low, high = ratio_interval(values, values) or (1.0, 1.0)
+    assert low < 1 < high
