@@ -17,8 +17,8 @@ from edgeattn.cli.options import (
     threads_option,
     timing_options,
 )
-from edgeattn.cli.profile import STATISTICS, latency_row
 from edgeattn.cli.progress import working
+from edgeattn.cli.report_text import STATISTICS, latency_row
 from edgeattn.cli.tensorrt_options import tensorrt_run_options
 from edgeattn.errors import EdgeAttnError
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from edgeattn.cli.console import print_json, print_table, shape
+from edgeattn.cli.console import print_json
 from edgeattn.cli.options import (
     FILE,
     EngineVerb,
+    Function,
+    GroupedOption,
     json_option,
     output_option,
     shapes_option,
@@ -19,22 +22,29 @@ from edgeattn.cli.options import (
     timing_options,
 )
 from edgeattn.cli.progress import working
+from edgeattn.cli.report_text import print_report
 from edgeattn.cli.tensorrt_options import tensorrt_run_options
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
-    from edgeattn.profiling.profile import LatencyReport
-    from edgeattn.profiling.stats import LatencyStats
+    from edgeattn.profiling.report import LatencyReport
 
-STATISTICS = ("p50", "p90", "p95", "p99", "p99.9", "mean", "min", "max")
 # Those of edgeattn.profiling.modes, which the help must not import to know.
 MODES = ("host", "device", "trtexec-10", "trtexec-11", "application")
+
+
+def _file(*spellings: str, **attributes: Any) -> Callable[[Function], Function]:
+    return click.option(*spellings, type=FILE, metavar="FILE", **attributes)
+
+
+def _of_board(*spellings: str, **attributes: Any) -> Callable[[Function], Function]:
+    return click.option(*spellings, cls=GroupedOption, group="The board", **attributes)
 
 
 @click.command(
     "profile",
     cls=EngineVerb,
-    epilog="Example: edgeattn profile net.engine --duration 5 -o net.profile.json",
+    epilog="Example: edgeattn profile net.engine -o net.profile.json --html net.html",
 )
 @click.argument("engine", type=FILE)
 @click.option("--inputs", type=FILE, help="A .npz file: arrays by input name. Default: random.")
@@ -64,6 +74,32 @@ MODES = ("host", "device", "trtexec-10", "trtexec-11", "application")
 )
 @threads_option
 @output_option("The report to write, each query's times in it: NAME.profile.json")
+@_file("--html", "html", help="The same as a page for any browser: NAME.html")
+@_file("--trace", "trace", help="A trace for ui.perfetto.dev: NAME.trace.json")
+@_file("--export-times", "--exportTimes", "export_times", help="The queries, as trtexec has them.")
+@_file("--export-profile", "--exportProfile", "export_profile", help="The layers, likewise.")
+@click.option(
+    "--layers/--no-layers",
+    "--dumpProfile",
+    "layers",
+    default=None,
+    help="Measure where the time goes, in queries of their own. Default: if a file is written.",
+)
+@_of_board("--no-board", is_flag=True, help="Do not watch clocks, temperatures and power.")
+@_of_board(
+    "--idle",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    default=1.0,
+    show_default=True,
+    help="How long the board rests first: a query's energy is that above rest. Only where its "
+    "power can be read.",
+)
+@_of_board(
+    "--lock-clocks",
+    is_flag=True,
+    help="Lock the clocks meanwhile; restored afterwards. Needs root.",
+)
 @json_option
 @tensorrt_run_options
 def command(
@@ -78,6 +114,14 @@ def command(
     streams: int,
     threads: int | None,
     output: Path | None,
+    html: Path | None,
+    trace: Path | None,
+    export_times: Path | None,
+    export_profile: Path | None,
+    layers: bool | None,
+    no_board: bool,
+    idle: float,
+    lock_clocks: bool,
     as_json: bool,
     tensorrt: TensorRtRunOptions | None,
 ) -> None:
@@ -85,12 +129,15 @@ def command(
 
     One query at a time unless --streams says otherwise, inputs and outputs in place. Percentiles
     are times that were measured, by nearest rank; in the modes of trtexec they are what that tool
-    would print. --json prints the report without the times of single queries.
+    would print. --json prints the report without single queries and samples of sensors.
     """
     _check_launch_options(mode)
     import edgeattn
     from edgeattn.arrays import read_arrays
+    from edgeattn.profiling.report_files import ReportFiles
 
+    files = ReportFiles(output, html, trace, export_times, export_profile)
+    written = [str(path) for path in files.paths()]
     with working() as progress:
         report = edgeattn.profile(
             engine,
@@ -101,46 +148,22 @@ def command(
             settle_s=settle,
             mode=mode,
             streams=streams,
-            output=output,
+            board=not no_board,
+            idle_s=idle,
+            layers=bool(written) if layers is None else layers,
+            lock_clocks=lock_clocks,
+            output=files,
             shapes=shapes,
             threads=threads,
             tensorrt=tensorrt,
             progress=progress,
         )
     if as_json:
-        print_json(_without_queries(report))
-    else:
-        _print(report)
-    if output and not as_json:
-        click.echo(f"wrote {output}")
-
-
-def latency_row(stats: LatencyStats) -> list[str]:
-    """Write the statistics as table cells, in milliseconds."""
-    values = [getattr(stats, f"{name.replace('.', '_')}_ms") for name in STATISTICS]
-    return ["-" if value is None else f"{value:.3f}" for value in values]
-
-
-def _print(report: LatencyReport) -> None:
-    parts = [("latency", report.latency)]
-    if report.h2d.max_ms or report.d2h.max_ms:  # an engine on a device copies
-        parts += [("h2d", report.h2d), ("compute", report.compute), ("d2h", report.d2h)]
-    if report.end_to_end and report.end_to_end != report.latency:
-        parts.append(("end to end", report.end_to_end))
-    rows = [[name, *latency_row(stats)] for name, stats in parts]
-    print_table(("ms", *STATISTICS), rows)
-    sizes = ", ".join(f"{name}:{shape(dims)}" for name, dims in report.inputs.items())
-    settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
-    machine = report.environment
-    if report.latency.p50_interval_ms:
-        low, high = report.latency.p50_interval_ms
-        click.echo(f"median      {low:.3f} to {high:.3f} ms with 95 % confidence")
-    click.echo(f"throughput  {report.throughput_qps:.1f} queries/s")
-    click.echo(f"queries     {report.latency.num_samples}, {sizes}; {report.mode}")
-    click.echo(f"engine      {settings}")
-    click.echo(f"machine     {machine.cpu_model}, {machine.usable_cores} cores")
-    for warning in report.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_json(_without_samples(report))
+        return
+    print_report(report)
+    for file in written:
+        click.echo(f"wrote {file}")
 
 
 def _check_launch_options(mode: str | None) -> None:
@@ -160,7 +183,8 @@ def _check_launch_options(mode: str | None) -> None:
             )
 
 
-def _without_queries(report: LatencyReport) -> dict[str, Any]:
+def _without_samples(report: LatencyReport) -> dict[str, Any]:
+    """Give the report without what is long: single queries, layers twice, samples of sensors."""
     values = report.to_dict()
-    del values["exportTimes"]
+    del values["exportTimes"], values["exportProfile"], values["board"]
     return values

@@ -1,6 +1,6 @@
 """What makes a latency less than trustworthy, one sentence each.
 
-The thresholds are trtexec's, so that both tools warn of the same runs.
+The thresholds for the queries are trtexec's, so that both tools warn of the same runs.
 
 References:
     NVIDIA/TensorRT, samples/common/sampleReporting.cpp, `printEpilog`: enqueueing above 0.8 of the
@@ -13,13 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from edgeattn.profiling.board.watch import BoardState
 from edgeattn.profiling.environment import Environment
+from edgeattn.profiling.layers.rows import LayerProfile
 from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import Mode
 from edgeattn.profiling.stats import LatencyStats
 
 _MAX_CV_PERCENT = 2.5
 _MAX_ENQUEUE_SHARE = 0.8
+
+# On a quiet machine the layers of the CPU engine add up to a query within half of this.
+_MAX_LAYER_GAP = 0.1
 
 
 def diagnose(
@@ -97,3 +102,20 @@ def diagnose_mode(mode: Mode, settings: dict[str, Any]) -> Iterator[str]:
     if mode.cuda_graph and settings.get("cuda_graph") is False:
         reason = settings.get("cuda_graph_fallback", "")
         yield f"the mode {mode.name} launches CUDA graphs, and this engine ran without: {reason}"
+
+
+def diagnose_board(board: BoardState) -> Iterator[str]:
+    """Look for what disturbed on the board during the measurement."""
+    if board.verdict.word == "throttled":
+        yield f"the board did not keep its clocks: {'; '.join(board.verdict.reasons)}"
+    if board.trace.source != "none" and board.trace.problem:
+        yield f"the board was watched in part only: {board.trace.problem}"
+
+
+def diagnose_layers(layers: LayerProfile) -> Iterator[str]:
+    """Look whether layers that run one after the other add up to the query that they are of."""
+    if layers.whole_ms and abs(layers.total_ms / layers.whole_ms - 1) > _MAX_LAYER_GAP:
+        yield (
+            f"the layers add up to {100 * layers.total_ms / layers.whole_ms:.0f} % of a query: the "
+            "machine was not equally busy while queries and layers were measured"
+        )

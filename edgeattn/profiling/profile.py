@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.artifacts import Manifest, Parent, check_writable, read_json, write_json
+from edgeattn.artifacts import Manifest, Parent
 from edgeattn.engine.base import Engine
 from edgeattn.engine.load import engine_target, load
 from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
-from edgeattn.errors import ArtifactError, DataError
-from edgeattn.profiling.diagnosis import diagnose, diagnose_machine, diagnose_mode
+from edgeattn.errors import BoardError, DataError, EdgeAttnError
+from edgeattn.profiling.board.clocks import lock_clocks as locked_clocks
+from edgeattn.profiling.board.clocks import restore_clocks
+from edgeattn.profiling.board.verdict import Device
+from edgeattn.profiling.board.watch import IDLE_S, BoardState, BoardWatch
+from edgeattn.profiling.diagnosis import (
+    diagnose,
+    diagnose_board,
+    diagnose_layers,
+    diagnose_machine,
+    diagnose_mode,
+)
 from edgeattn.profiling.environment import Environment, collect_environment
+from edgeattn.profiling.layers.engine_layers import engine_layers
 from edgeattn.profiling.measure import (
     DURATION_S,
     ITERATIONS,
@@ -26,6 +37,8 @@ from edgeattn.profiling.measure import (
 )
 from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import DEVICE, HOST, Mode, choose_mode, has_device
+from edgeattn.profiling.report import PARTS, LatencyReport
+from edgeattn.profiling.report_files import ReportFiles
 from edgeattn.profiling.stats import LatencyStats
 
 if TYPE_CHECKING:
@@ -35,106 +48,6 @@ Progress = Callable[[int, "int | None", str], None]
 
 HOST_MODE = HOST.sentence
 DEVICE_MODE = DEVICE.sentence
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """Latency of an engine, how it was measured, and on what.
-
-    Attributes:
-        manifest: What was measured: the engine by its hash, the options of the measurement.
-        mode: Which copies and waits the latency holds: the name of a mode, a colon, its meaning.
-        settings: Settings of the engine that move its latency, and the queries in flight.
-        inputs: Shapes of the inputs, by name.
-        latency: Host-to-device copy, compute and device-to-host copy of each query.
-        h2d: The first part alone.
-        compute: The second.
-        d2h: The third.
-        enqueue: Host time to enqueue each query; no part of the latency of a device.
-        throughput_qps: Queries per second of wall time.
-        environment: The machine before the measurement.
-        environment_after: The machine after it.
-        warnings: What makes the figures less than trustworthy, one sentence each.
-        export_times: One entry per query, with the keys of trtexec's `--exportTimes`.
-        end_to_end: What the caller waited for each query, from the call to its return; `None` in
-            reports written before it was measured.
-        settled: Whether the spread of the latencies settled; `None` if that was not asked for.
-        window_ns: When the first timed query was enqueued and the last one ended, of
-            `time.perf_counter_ns`: the clock of board traces.
-    """
-
-    manifest: Manifest
-    mode: str
-    settings: dict[str, Any]
-    inputs: dict[str, tuple[int, ...]]
-    latency: LatencyStats
-    h2d: LatencyStats
-    compute: LatencyStats
-    d2h: LatencyStats
-    enqueue: LatencyStats
-    throughput_qps: float
-    environment: Environment
-    environment_after: Environment
-    warnings: tuple[str, ...]
-    export_times: tuple[dict[str, float], ...]
-    end_to_end: LatencyStats | None = None
-    settled: bool | None = None
-    window_ns: tuple[int, int] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn the report into JSON values; the queries stand under `exportTimes`."""
-        return {
-            "manifest": self.manifest.to_dict(),
-            "mode": self.mode,
-            "settings": self.settings,
-            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            **{name: getattr(self, name).to_dict() for name in _STATS},
-            "end_to_end": self.end_to_end.to_dict() if self.end_to_end else None,
-            "throughput_qps": self.throughput_qps,
-            "settled": self.settled,
-            "window_ns": list(self.window_ns) if self.window_ns else None,
-            "environment": self.environment.to_dict(),
-            "environment_after": self.environment_after.to_dict(),
-            "warnings": list(self.warnings),
-            "exportTimes": list(self.export_times),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Any, source: str = "the report") -> LatencyReport:
-        """Read a report back.
-
-        Args:
-            values: As `to_dict` gives them.
-            source: File they come from, for the message.
-
-        Raises:
-            ArtifactError: If they are no report or of an unknown format version.
-        """
-        if not isinstance(values, dict):
-            raise ArtifactError(f"{source} is not a latency report")
-        manifest = Manifest.from_dict(values.get("manifest"), source)
-        end_to_end, window_ns = values.get("end_to_end"), values.get("window_ns")
-        try:
-            return cls(
-                manifest=manifest,
-                mode=values["mode"],
-                settings=values["settings"],
-                inputs={name: tuple(shape) for name, shape in values["inputs"].items()},
-                **{name: LatencyStats.from_dict(values[name]) for name in _STATS},
-                throughput_qps=values["throughput_qps"],
-                environment=Environment.from_dict(values["environment"]),
-                environment_after=Environment.from_dict(values["environment_after"]),
-                warnings=tuple(values["warnings"]),
-                export_times=tuple(values["exportTimes"]),
-                end_to_end=LatencyStats.from_dict(end_to_end) if end_to_end else None,
-                settled=values.get("settled"),
-                window_ns=(window_ns[0], window_ns[1]) if window_ns else None,
-            )
-        except (KeyError, TypeError, AttributeError) as err:
-            raise ArtifactError(f"{source} is a malformed latency report: {err!r}") from err
-
-
-_STATS = ("latency", "h2d", "compute", "d2h", "enqueue")
 
 
 def profile(
@@ -147,7 +60,11 @@ def profile(
     settle_s: float = 0.0,
     mode: str | None = None,
     streams: int = 1,
-    output: Path | str | None = None,
+    board: bool = True,
+    idle_s: float = IDLE_S,
+    layers: bool = False,
+    lock_clocks: bool = False,
+    output: Path | str | ReportFiles | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
     tensorrt: TensorRtRunOptions | None = None,
@@ -169,7 +86,12 @@ def profile(
             or `device`, as the engine is.
         streams: Queries in flight at the same time, for the throughput; each takes an execution
             context of a TensorRT engine.
-        output: Report to write, `NAME.profile.json`.
+        board: Watch clocks, temperatures and power meanwhile, from a process of its own.
+        idle_s: How long the board rests before that, for the energy of a query; only where its
+            power can be read.
+        layers: Measure where the time goes, too, in queries of their own.
+        lock_clocks: Lock the clocks meanwhile and restore them afterwards, which needs root.
+        output: Report to write, `NAME.profile.json`; or it and others, such as its page.
         shapes: Shapes of random inputs, for those with free dimensions; by default those that the
             engine was tuned for, if it was.
         threads: Threads to load the file of a CPU engine with.
@@ -178,9 +100,11 @@ def profile(
         progress: Called with steps done, steps in all, and the step at hand.
 
     Raises:
-        ArtifactError: If a file is missing or no engine, or the report cannot be written.
+        ArtifactError: If a file is missing or no engine, or one cannot be written.
+        BoardError: If the clocks are to be locked and cannot be.
         DataError: If the inputs do not fit the engine, or a number is out of range.
         EngineError: If the engine fails, or is loaded for something else than the mode measures.
+        MissingDependencyError: If a page is asked for without jinja2.
         SpecError: If there is no such mode for the engine.
     """
     if streams < 1 or (streams > 1 and settle_s):
@@ -188,53 +112,57 @@ def profile(
             f"streams is {streams} and settle_s is {settle_s}; expected at least one stream, and "
             "one alone where the spread shall settle"
         )
-    if output is not None:
-        check_writable(Path(output))
-    options: dict[str, Any] = {
+    files = _files(output)
+    if files.export_profile is not None and not layers:
+        raise DataError("the layers are to be written and not to be measured", "measure them too")
+    if isinstance(engine, Path | str):
+        files.check(Path(engine))
+        target = engine_target(Path(engine))
+    else:
+        files.check(None)
+        target = engine.manifest.target
+    loop: dict[str, Any] = {
         "iterations": iterations,
         "duration_s": duration_s,
         "warm_up_ms": warm_up_ms,
     }
-    if isinstance(engine, Path | str):
-        target = engine_target(Path(engine))
-    else:
-        target = engine.manifest.target
     chosen = choose_mode(mode, target)
-    options |= {"mode": chosen.name, "streams": streams, "settle_s": settle_s}
+    options = loop | {"mode": chosen.name, "streams": streams, "settle_s": settle_s}
     if has_device(target):
         tensorrt = _load_options(chosen, streams, tensorrt)
-    with opened(engine, threads, tensorrt) as loaded:
+
+    def step(what: str) -> None:
+        if progress is not None:
+            progress(0, None, what)
+
+    with contextlib.ExitStack() as stack:
+        clocks = stack.enter_context(locked_clocks()) if lock_clocks else ()
+        left = () if lock_clocks else tuple(_unlock())
+        loaded = stack.enter_context(opened(engine, threads, tensorrt))
         chosen.check(loaded)
         if inputs is None:
             inputs = random_inputs(loaded.inputs, tuned_shapes(loaded) | dict(shapes or {}), seed)
             options["random_inputs_seed"] = seed
         queries = [chosen.query(loaded, inputs) for _ in range(streams)]
         before = collect_environment()
-        if progress is not None:
-            progress(0, None, "measure")
-        loop: dict[str, Any] = {
-            "iterations": iterations,
-            "duration_s": duration_s,
-            "warm_up_ms": warm_up_ms,
-        }
+        step("measure")
+        device: Device = "gpu" if has_device(target) else "cpu"
+        watch = stack.enter_context(BoardWatch(device, idle_s)) if board else None
         if streams == 1:
             measurement = measure(queries[0], settle_s=settle_s, **loop)
         else:
             measurement = measure_streams(queries, **loop)
-        report = _report(loaded, inputs, options, chosen, measurement, before)
-    if output is not None:
-        write_json(Path(output), report.to_dict())
+        state = watch.state(measurement) if watch is not None else None
+        report = _report(loaded, inputs, options, chosen, measurement, before, state)
+        report = replace(report, locked_clocks=clocks, warnings=(*report.warnings, *left))
+        if layers:
+            step("layers")
+            # Of streams and of whole calls, the latency is none that layers could add up to.
+            is_plain = streams == 1 and not chosen.whole_call
+            whole_ms = report.compute.p50_ms if is_plain else None
+            report = _with_layers(report, loaded, inputs, whole_ms)
+        files.write(report)
     return report
-
-
-def read_report(path: Path | str) -> LatencyReport:
-    """Read a report that `profile` wrote.
-
-    Raises:
-        ArtifactError: If the file is missing, malformed or of an unknown format version.
-    """
-    path = Path(path)
-    return LatencyReport.from_dict(read_json(path, "a latency report"), str(path))
 
 
 @contextlib.contextmanager
@@ -262,6 +190,12 @@ def latency_mode(engine: Engine) -> str:
     return choose_mode(None, engine.manifest.target).sentence
 
 
+def _files(output: Path | str | ReportFiles | None) -> ReportFiles:
+    if isinstance(output, ReportFiles):
+        return output
+    return ReportFiles(report=None if output is None else Path(output))
+
+
 def _load_options(
     mode: Mode, streams: int, options: TensorRtRunOptions | None
 ) -> TensorRtRunOptions | None:
@@ -282,12 +216,13 @@ def _report(
     mode: Mode,
     measurement: Measurement,
     before: Environment,
+    board: BoardState | None,
 ) -> LatencyReport:
     measurement = mode.read(measurement)
     target, settings = engine.manifest.target, engine.settings
     stats = {
         name: LatencyStats.from_samples(getattr(measurement, f"{name}_ms"), mode.percentiles)
-        for name in (*_STATS, "host")
+        for name in (*PARTS, "host")
     }
     has_parts = has_device(target) and not mode.whole_call
     judged = stats if has_parts else {"latency": stats["latency"]}
@@ -295,6 +230,7 @@ def _report(
         *diagnose(measurement, judged, settings),
         *diagnose_mode(mode, settings),
         *diagnose_machine(before),
+        *(diagnose_board(board) if board is not None else ()),
     ]
     if measurement.streams > 1:
         settings = settings | {"streams": measurement.streams}
@@ -303,7 +239,11 @@ def _report(
         mode=mode.sentence,
         settings=settings,
         inputs={name: array.shape for name, array in inputs.items()},
-        **{name: stats[name] for name in _STATS},
+        latency=stats["latency"],
+        h2d=stats["h2d"],
+        compute=stats["compute"],
+        d2h=stats["d2h"],
+        enqueue=stats["enqueue"],
         throughput_qps=measurement.throughput_qps,
         environment=before,
         environment_after=collect_environment(),
@@ -312,4 +252,35 @@ def _report(
         end_to_end=stats["host"],
         settled=measurement.settled,
         window_ns=measurement.window_ns,
+        board=board,
+        build_report=engine.manifest.report if target == "tensorrt" else {},
     )
+
+
+def _with_layers(
+    report: LatencyReport,
+    engine: Engine,
+    inputs: Mapping[str, np.ndarray],
+    whole_ms: float | None,
+) -> LatencyReport:
+    """Add the layers to a report, or why there are none: what was measured before is kept."""
+    try:
+        found = engine_layers(engine, inputs, whole_ms)
+    except EdgeAttnError as err:
+        warning = f"the layers could not be measured: {err.message}"
+        return replace(report, warnings=(*report.warnings, warning))
+    off = (
+        diagnose_layers(found)
+        if found is not None and not has_device(report.manifest.target)
+        else ()
+    )
+    return replace(report, layers=found, warnings=(*report.warnings, *off))
+
+
+def _unlock() -> Iterator[str]:
+    """Undo what a run that crashed had locked, and say so."""
+    try:
+        if restore_clocks():
+            yield "clocks that an earlier run had left locked were restored before this one"
+    except BoardError as err:
+        yield err.message

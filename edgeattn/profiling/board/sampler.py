@@ -125,6 +125,10 @@ class BoardSampler:
                 self._folder = None
         return self._trace
 
+    def seen(self) -> BoardTrace:
+        """Give what it saw up to now; it goes on."""
+        return self._read() if self._trace is None else self._trace
+
     @property
     def _recording(self) -> Path:
         assert self._folder is not None

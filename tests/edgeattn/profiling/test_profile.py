@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,26 @@ from edgeattn.engine.build import build
 from edgeattn.engine.cpu import CpuEngine
 from edgeattn.engine.load import load
 from edgeattn.engine.tensorrt.load import TensorRtRunOptions
-from edgeattn.errors import ArtifactError, DataError, EngineError, SpecError
+from edgeattn.errors import (
+    ArtifactError,
+    BoardError,
+    DataError,
+    EngineError,
+    MissingDependencyError,
+    SpecError,
+)
 from edgeattn.profiling import profile as profile_module
+from edgeattn.profiling.board.sample import BoardTrace
+from edgeattn.profiling.board.verdict import Verdict
+from edgeattn.profiling.board.watch import BoardState, BoardWatch
 from edgeattn.profiling.environment import Environment, collect_environment
 from edgeattn.profiling.modes import HOST, MODES
-from edgeattn.profiling.profile import LatencyReport, profile, read_report
+from edgeattn.profiling.profile import profile
+from edgeattn.profiling.report import LatencyReport, read_report
+from edgeattn.profiling.report_files import ReportFiles
 from tests.graphs import classifier, int8_chain, save
 
-QUICK = {"iterations": 5, "duration_s": 0, "warm_up_ms": 0}
+QUICK = {"iterations": 5, "duration_s": 0, "warm_up_ms": 0, "board": False}
 KEYS = {
     "startEnqMs", "endEnqMs", "startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs",
     "startD2hMs", "endD2hMs", "h2dMs", "computeMs", "d2hMs", "latencyMs",
@@ -110,7 +124,7 @@ def test_the_arithmetic_of_an_int8_engine_is_stated(tmp_path: Path) -> None:
 
 
 def test_the_default_is_ten_queries_at_least(engine: Path) -> None:
-    assert profile(engine, duration_s=0, warm_up_ms=0).latency.num_samples == 10
+    assert profile(engine, duration_s=0, warm_up_ms=0, board=False).latency.num_samples == 10
 
 
 def test_wrong_inputs_and_numbers_are_refused_and_leave_no_file(engine: Path) -> None:
@@ -128,6 +142,144 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_measurement(
     monkeypatch.setattr(profile_module, "measure", lambda *a, **k: pytest.fail("measured"))
     with pytest.raises(ArtifactError, match="there is no folder"):
         profile(engine, output=engine.parent / "none" / "r.json")
+
+
+def test_every_file_of_a_report_is_written(engine: Path) -> None:
+    names = {"report": "r.json", "html": "r.html", "trace": "t.json",
+             "export_times": "times.json", "export_profile": "layers.json"}  # fmt: skip
+    files = {role: engine.with_name(name) for role, name in names.items()}
+    report = profile(engine, output=ReportFiles(**files), layers=True, **QUICK)
+    assert read_report(files["report"]) == report
+    assert "<title>net.engine" in files["html"].read_text()
+    assert json.loads(files["trace"].read_text())["traceEvents"]
+    assert json.loads(files["export_times"].read_text()) == list(report.export_times)
+    layers = json.loads(files["export_profile"].read_text())
+    assert set(layers[0]) == {"count"}
+    assert [set(layer) for layer in layers[1:]] == [
+        {"name", "timeMs", "averageMs", "medianMs", "percentage"}
+    ] * len(report.layers.rows)
+    values = json.loads(files["report"].read_text())
+    assert values["exportProfile"] == layers
+
+
+@pytest.mark.parametrize("role", ["report", "html", "trace", "export_times", "export_profile"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    monkeypatch.setattr(profile_module, "measure", lambda *a, **k: pytest.fail("measured"))
+    for path, why in ((engine.parent / "none" / "r", "there is no folder"), (engine, "two files")):
+        with pytest.raises(ArtifactError, match=why):
+            profile(engine, output=ReportFiles(**{role: path}), layers=True)
+    assert read_manifest(engine)
+
+
+def test_one_name_for_two_files_is_refused(engine: Path) -> None:
+    same = engine.with_name("r.json")
+    with pytest.raises(ArtifactError, match="two files at once"):
+        profile(engine, output=ReportFiles(report=same, trace=same))
+
+
+def test_a_page_without_jinja2_is_refused_before_the_measurement(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    without = lambda name, *rest: None if name == "jinja2" else find_spec(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    monkeypatch.setattr(profile_module, "measure", lambda *a, **k: pytest.fail("measured"))
+    with pytest.raises(MissingDependencyError, match="jinja2"):
+        profile(engine, output=ReportFiles(html=engine.with_name("r.html")))
+
+
+def test_the_board_is_watched_from_before_to_after_the_queries(engine: Path) -> None:
+    report = profile(engine, **QUICK | {"board": True, "duration_s": 0.3})
+    assert report.board is not None
+    times = [sample.time_ns for sample in report.board.trace.samples]
+    start, end = report.window_ns
+    assert min(times) < start < end
+    assert any(start < time < end for time in times)
+    assert report.board.verdict.word in ("stable", "unknown", "throttled")
+    assert LatencyReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_a_throttled_board_is_warned_of(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, calm: Environment
+) -> None:
+    with_query(monkeypatch, lambda self: QueryTimes(0, 1, 0, 0, 0, 9, 9, 9))
+    state = BoardState(BoardTrace(), Verdict("throttled", ("thermal, seen once",)), None, "why")
+    monkeypatch.setattr(BoardWatch, "state", lambda self, measurement: state)
+    (warning,) = profile(engine, **QUICK | {"board": True}).warnings
+    assert warning == "the board did not keep its clocks: thermal, seen once"
+
+
+def test_layers_that_cannot_be_measured_cost_no_latency(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise EngineError("no memory for a second session")
+
+    monkeypatch.setattr(profile_module, "engine_layers", fail)
+    output = engine.with_name("r.json")
+    report = profile(engine, layers=True, output=output, **QUICK)
+    assert report.layers is None
+    assert "the layers could not be measured: no memory for a second session" in report.warnings
+    assert read_report(output) == report
+    files = ReportFiles(export_profile=engine.with_name("p.json"))
+    with pytest.raises(ArtifactError, match="the layers were not measured"):
+        profile(engine, layers=True, output=files, **QUICK)
+    with pytest.raises(DataError, match="not to be measured"):
+        profile(engine, output=files, **QUICK)
+
+
+def test_layers_refer_to_the_latency_unless_that_is_of_something_else(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(profile_module, "engine_layers", lambda e, i, ms: asked.append(ms))
+    report = profile(engine, layers=True, **QUICK)
+    profile(engine, layers=True, streams=2, **QUICK)
+    profile(engine, layers=True, mode="application", **QUICK)
+    assert asked == [report.latency.p50_ms, None, None]
+
+
+def test_locked_clocks_are_named_and_unlocked_after_everything(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def lock() -> Iterator[tuple[str, ...]]:
+        events.append("locked")
+        yield ("the board by jetson_clocks",)
+        events.append("unlocked")
+
+    monkeypatch.setattr(profile_module, "locked_clocks", lock)
+    monkeypatch.setattr(profile_module, "engine_layers", lambda *a: events.append("layers"))
+    report = profile(engine, lock_clocks=True, layers=True, **QUICK)
+    assert events == ["locked", "layers", "unlocked"]
+    assert report.locked_clocks == ("the board by jetson_clocks",)
+    assert LatencyReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_clocks_that_a_crash_left_locked_are_restored_and_said(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_module, "restore_clocks", lambda: True)
+    assert any("had left locked were restored" in w for w in profile(engine, **QUICK).warnings)
+
+    def busy() -> bool:
+        raise BoardError("another process has the clocks locked")
+
+    monkeypatch.setattr(profile_module, "restore_clocks", busy)
+    assert "another process has the clocks locked" in profile(engine, **QUICK).warnings
+
+
+def test_a_report_from_before_layers_and_boards_is_read(engine: Path) -> None:
+    report = profile(engine, **QUICK)
+    values = json.loads(json.dumps(report.to_dict()))
+    for name in ("layers", "board", "verdict", "energy", "no_energy", "locked_clocks",
+                 "build_report", "exportProfile"):  # fmt: skip
+        del values[name]
+    assert LatencyReport.from_dict(values) == report
 
 
 def with_query(monkeypatch: pytest.MonkeyPatch, timed: Callable[[Any], QueryTimes]) -> None:
@@ -202,7 +354,7 @@ def test_the_spread_settles_or_is_warned_of(
 
 
 def test_several_streams_are_counted_together_and_said(engine: Path) -> None:
-    report = profile(engine, streams=3, iterations=4, duration_s=0, warm_up_ms=0)
+    report = profile(engine, streams=3, **QUICK | {"iterations": 4})
     assert report.latency.num_samples == len(report.export_times) == 12
     assert report.settings == {"engine": "cpu", "threads": 1, "streams": 3}
     assert any(text.startswith("3 queries ran at the same time") for text in report.warnings)
@@ -216,7 +368,7 @@ def test_streams_and_settling_do_not_go_together(engine: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["trtexec-10", "trtexec-11"])
 def test_the_modes_of_trtexec_have_its_percentiles(engine: Path, mode: str) -> None:
-    report = profile(engine, mode=mode, iterations=4, duration_s=0, warm_up_ms=0)
+    report = profile(engine, mode=mode, **QUICK | {"iterations": 4})
     ordered = sorted(entry["latencyMs"] for entry in report.export_times)
     assert report.latency.p50_ms == (ordered[1] + ordered[2]) / 2
     assert report.latency.p99_ms == ordered[3]
