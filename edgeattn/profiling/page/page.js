@@ -62,11 +62,8 @@ for (const input of document.querySelectorAll("input[type=search]")) {
   const amount = holder.querySelector("[data-count]");
   input.addEventListener("input", () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    rows.forEach((row, i) => {
-      row.hidden = !words.every((word) => texts[i].includes(word));
-      shown += row.hidden ? 0 : 1;
-    });
+    rows.forEach((row, i) => { row.hidden = !words.every((word) => texts[i].includes(word)); });
+    const shown = rows.filter((row) => row.checkVisibility()).length;  // styles may hide some, too
     amount.textContent = shown === rows.length ? String(shown) : `${shown} of ${rows.length}`;
     holder.querySelector(".nothing").hidden = shown > 0;
   });

@@ -99,11 +99,13 @@ class Mark:
         path: SVG path data.
         kind: Classes that give it its looks.
         tip: What to say under the pointer; empty if nothing.
+        link: Name of the element that it leads to; empty if to none.
     """
 
     path: str
     kind: str
     tip: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,11 @@ class Plot:
     legend: Sequence[Key] = ()
     note: str = ""
     describe: str = field(default="")
+
+    @property
+    def is_linked(self) -> bool:
+        """Tell whether marks lead somewhere."""
+        return any(mark.link for mark in self.marks)
 
     @property
     def x_ticks(self) -> list[Tick]:

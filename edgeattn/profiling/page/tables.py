@@ -45,10 +45,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column, and whether it holds numbers."""
+    """The head of a column, whether it holds numbers, and whether it holds sentences."""
 
     text: str
     is_number: bool = True
+    is_long: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Table:
         columns: Heads of the columns.
         rows: The cells.
         searchable: Whether a field above it filters its rows.
+        attributes: Attributes of each row's element, by name; of none if empty.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     searchable: bool = False
+    attributes: Sequence[Mapping[str, str]] = ()
 
 
 def statistics_table(report: Mapping[str, Any]) -> Table:
