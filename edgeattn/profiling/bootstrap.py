@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -78,32 +79,64 @@ def bootstrap_medians(samples: Sequence[float] | np.ndarray, seed: int = _SEED) 
     Returns:
         `[1000]` medians: of an even number of times the lower of the two in the middle.
     """
+    return bootstrap_percentiles(samples, 50, seed)
+
+
+def bootstrap_percentiles(
+    samples: Sequence[float] | np.ndarray,
+    percent: float,
+    seed: int = _SEED,
+    blocks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw the samples again and again, in blocks, and take a percentile of each draw.
+
+    Args:
+        samples: `[N]` times in the order in which they were taken, at least one.
+        percent: Above 0, to 100; taken as the decimal number it is written as.
+        seed: Of the draws. Two measurements with as many blocks are drawn alike with one seed:
+            what a block of the first shares with that of the second cancels in their ratio.
+        blocks: `[N]` number of the block that each sample belongs to, from 0 on and none left
+            out; by default as many consecutive ones as Künsch advises.
+
+    Returns:
+        `[1000]` percentiles by nearest rank.
+    """
     values = np.asarray(samples, dtype=np.float64)
     count = len(values)
-    length = max(math.ceil(count ** (1 / 3)), math.ceil(count / _MOST_BLOCKS))
-    block = np.arange(count) // length
-    num_blocks = int(block[-1]) + 1
+    block = _blocks(count) if blocks is None else blocks
+    sizes = np.bincount(block)
+    num_blocks = len(sizes)
     rng = np.random.default_rng(seed)
     # How often each block is drawn: [replicates, blocks].
     chances = np.full(num_blocks, 1 / num_blocks)
     drawn = rng.multinomial(num_blocks, chances, size=_REPLICATES).astype(np.int32)
     order = np.argsort(values, kind="stable")
     ordered, block = values[order], block[order]
-    # The last block may be shorter, so that draws differ in size.
-    half = (drawn @ np.bincount(block, minlength=num_blocks) + 1) // 2
-    # A draw moves the median by few ranks; six standard deviations of the worst case, blocks of
-    # equal times, are looked at, and all below them is counted block by block.
-    reach = math.ceil(3 * math.sqrt(count * length)) + length
-    first, last = max(count // 2 - reach, 0), min(count // 2 + reach, count)
+    # Blocks may differ in size, so that draws do.
+    share = Fraction(str(percent)) / 100
+    totals = (drawn @ sizes).astype(np.int64)
+    ranks = -(-totals * share.numerator // share.denominator)
+    # A draw moves the percentile by few ranks; six standard deviations of the worst case, blocks
+    # of equal times, are looked at, and all below them is counted block by block.
+    deviation = math.sqrt(share * (1 - share) * int(np.sum(sizes**2)))
+    reach = math.ceil(6 * deviation) + int(sizes.max())
+    middle = int(share * count)
+    first, last = max(middle - reach, 0), min(middle + reach, count)
     below = drawn @ np.bincount(block[:first], minlength=num_blocks)
     window, near = ordered[first:last], block[first:last]
-    medians = np.empty(_REPLICATES)
+    percentiles = np.empty(_REPLICATES)
     rows = max(_CHUNK // len(window), 1)
     for start in range(0, _REPLICATES, rows):
         part = slice(start, start + rows)
         reached = np.cumsum(drawn[part][:, near], axis=1, dtype=np.int32)
-        medians[part] = window[np.argmax(reached >= (half - below)[part, None], axis=1)]
-    return medians
+        enough = reached >= (ranks - below)[part, None]
+        percentiles[part] = window[np.argmax(enough, axis=1)]
+    return percentiles
+
+
+def _blocks(count: int) -> np.ndarray:
+    length = max(math.ceil(count ** (1 / 3)), math.ceil(count / _MOST_BLOCKS))
+    return np.arange(count) // length
 
 
 def _order_statistics(values: np.ndarray) -> tuple[float, float] | None:

@@ -8,7 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from edgeattn.profiling.bootstrap import bootstrap_medians, median_interval, ratio_interval
+from edgeattn.profiling.bootstrap import (
+    bootstrap_medians,
+    bootstrap_percentiles,
+    median_interval,
+    ratio_interval,
+)
 
 
 def naive_medians(values: np.ndarray, seed: int) -> list[float]:
@@ -36,6 +41,31 @@ def test_a_long_measurement_is_counted_in_a_window_and_in_parts() -> None:
     # Blocks of one value each: the draws move the median as far as they can.
     values = np.repeat(np.random.default_rng(1).normal(size=1000), 31)[:30_000]
     assert bootstrap_medians(values, seed=3).tolist() == naive_medians(values, 3)
+
+
+@pytest.mark.parametrize("percent", [1, 50, 90, 99, 99.9])
+def test_any_percentile_is_drawn_from_any_blocks(percent: float) -> None:
+    rng = np.random.default_rng(4)
+    values, blocks = rng.gamma(2.0, 1.0, 501), np.repeat(np.arange(6), [1, 300, 7, 80, 110, 3])
+    expected = []
+    for counts in np.random.default_rng(9).multinomial(6, [1 / 6] * 6, size=1000):
+        drawn = np.sort(np.repeat(values, counts[blocks]))
+        rank = math.ceil(round(10 * percent) * len(drawn) / 1000)  # percents have one decimal
+        expected.append(drawn[rank - 1])
+    assert bootstrap_percentiles(values, percent, 9, blocks).tolist() == expected
+
+
+def test_what_two_measurements_share_in_a_block_cancels_in_their_ratio() -> None:
+    rng = np.random.default_rng(2)
+    blocks = np.arange(2000) // 100
+    drift = np.exp(rng.normal(0, 0.2, 20))[blocks]
+    first, second = (drift * rng.normal(1, 0.01, 2000) for _ in range(2))
+    alike, apart = (
+        bootstrap_percentiles(second, 50, seed, blocks)
+        / bootstrap_percentiles(first, 50, 0, blocks)
+        for seed in (0, 1)
+    )
+    assert np.std(alike) < 0.2 * np.std(apart)
 
 
 def exact_coverage(count: int, rank: int) -> float:
