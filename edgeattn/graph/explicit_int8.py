@@ -1,8 +1,9 @@
 """Check a quantized graph against the rules of TensorRT's explicit quantization, 10.3 to 11.x.
 
-TensorRT breaks some of these rules with an error when it builds, others by silently computing in
-float. The strictest version's form of each rule is checked: 10.3 wants scales that are constant
-and, in strongly typed networks, of the type of what they scale; 11.1 has dropped the first.
+TensorRT answers a breach of some of these rules with an error when it builds, of others by
+computing in float without a word. The strictest version's form of each rule is checked: 10.3 wants
+scales that are constant and, in strongly typed networks, of the type of what they scale; 11.1 has
+dropped the first.
 
 References:
     NvInfer.h of 10.3 and 11.1: IQuantizeLayer, IDequantizeLayer, IConvolutionLayer::setNbGroups.
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeattn.graph.constants import Constants
+from edgeattn.graph.faults import Fault
 from edgeattn.graph.linear_layers import LINEAR_OPS, channel_axis
 from edgeattn.graph.nodes import MOVING_OPS, is_standard, is_standard_domain, node_label
 from edgeattn.graph.op import is_attention, spec_of_node
@@ -31,6 +33,9 @@ MIN_OPSET = 13  # scales per channel
 MIN_HALF_OPSET = 19  # scales of FP16 and BF16
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
+# The other types that TensorRT quantizes to, which the toolkit only reads.
+_FLOAT4 = 23  # TensorProto.FLOAT4E2M1, which onnx has from 1.18 on
+_OTHER_TYPES = (TensorProto.FLOAT8E4M3FN, TensorProto.INT4, _FLOAT4)
 _REFUSED_OPS = (
     "ConvInteger",
     "DynamicQuantizeLinear",
@@ -38,6 +43,7 @@ _REFUSED_OPS = (
     "QLinearConv",
     "QLinearMatMul",
 )
+QUANTIZATION_OPS = (*_QDQ, *_REFUSED_OPS)
 
 
 def explicit_int8_faults(model: onnx.ModelProto, *, constant_scales: bool = True) -> list[str]:
@@ -50,7 +56,20 @@ def explicit_int8_faults(model: onnx.ModelProto, *, constant_scales: bool = True
     Raises:
         GraphError: If an attention node is malformed.
     """
-    return list(_Checker(model, constant_scales).faults())
+    return [str(fault) for fault in quantization_faults(model, constant_scales=constant_scales)]
+
+
+def quantization_faults(model: onnx.ModelProto, *, constant_scales: bool = True) -> Iterator[Fault]:
+    """List the same with the node of each, and whether TensorRT refuses it.
+
+    Args:
+        model: As above.
+        constant_scales: As above.
+
+    Raises:
+        GraphError: If an attention node is malformed.
+    """
+    yield from _Checker(model, constant_scales).faults()
 
 
 class _Checker:
@@ -69,13 +88,19 @@ class _Checker:
         layers = [i for i, node in enumerate(self._nodes) if self._dequantized_weight(node)]
         self._residuals = Residuals(model.graph, self._constants, layers)
 
-    def faults(self) -> Iterator[str]:
-        if self._opset < MIN_OPSET:
-            yield f"the graph has opset {self._opset}; Q/DQ need at least {MIN_OPSET}"
+    def faults(self) -> Iterator[Fault]:
+        if self._opset < MIN_OPSET and any(is_standard(node, *_QDQ) for node in self._nodes):
+            reason = f"the graph has opset {self._opset}; Q/DQ need at least {MIN_OPSET}"
+            yield Fault(reason, topic="quantization")
         for node in self._nodes:
-            yield from (f"{node_label(node)}: {fault}" for fault in self._faults_of(node))
+            label = node_label(node)
+            for reason in self._refusals(node):
+                yield Fault(reason, label, "quantization")
+            for reason in self._silent_faults(node):
+                yield Fault(reason, label, "quantization", is_refused=False)
 
-    def _faults_of(self, node: onnx.NodeProto) -> Iterator[str]:
+    def _refusals(self, node: onnx.NodeProto) -> Iterator[str]:
+        """List what keeps TensorRT from building."""
         if is_standard(node, *_REFUSED_OPS):
             yield f"TensorRT has no {node.op_type}; it takes QuantizeLinear and DequantizeLinear"
         elif is_standard(node, "QuantizeLinear"):
@@ -86,6 +111,13 @@ class _Checker:
             yield from self._dequantize(node)
         else:
             yield from self._reads_integers(node)
+        if is_standard(node, *LINEAR_OPS):
+            yield from self._weight_scales(node)
+
+    def _silent_faults(self, node: onnx.NodeProto) -> Iterator[str]:
+        """List what TensorRT computes in float, or in more kernels than it has to."""
+        if is_standard(node, "DequantizeLinear"):
+            yield from self._own_scale(node)
         if is_standard(node, *LINEAR_OPS):
             yield from self._layer(node)
         if self._residuals.is_sum_of_activations(node):
@@ -113,12 +145,12 @@ class _Checker:
 
     def _granularity(self, node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[str]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if attributes.get("block_size", 0):
+        if attributes.get("block_size", 0) and not self._is_of_other_type(node):
             yield "INT8 has one scale per tensor or channel, none per block"
         shape = self._shape(node.input[0])
         if shape == ():
             yield "its input is a scalar"
-        if not scale.ndim:
+        if not scale.ndim or attributes.get("block_size", 0):
             return
         if node.input[0] not in self._constants:
             yield "scales per channel go with constants alone"
@@ -131,7 +163,7 @@ class _Checker:
 
     def _quantize(self, node: onnx.NodeProto) -> Iterator[str]:
         element = self._element(node.output[0])
-        if element != TensorProto.INT8:
+        if element != TensorProto.INT8 and element not in _OTHER_TYPES:
             yield f"it gives {_name(element)}; TensorRT's explicit quantization is INT8"
         found, scale = self._element(node.input[0]), self._element(node.input[1])
         if TensorProto.UNDEFINED not in (found, scale) and found != scale:
@@ -139,8 +171,10 @@ class _Checker:
 
     def _dequantize(self, node: onnx.NodeProto) -> Iterator[str]:
         element = self._element(node.input[0])
-        if element not in (TensorProto.INT8, TensorProto.UNDEFINED):
+        if element not in (TensorProto.INT8, TensorProto.UNDEFINED, *_OTHER_TYPES):
             yield f"it reads {_name(element)}; TensorRT's explicit quantization is INT8"
+
+    def _own_scale(self, node: onnx.NodeProto) -> Iterator[str]:
         source = self._producer.get(node.input[0])
         if source is not None and is_standard(source, "QuantizeLinear"):
             scales = [self._pairs.quant_scale(each) for each in (source, node)]
@@ -167,19 +201,31 @@ class _Checker:
         if in_int8[0] != in_int8[1]:
             float_one, int8_one = sorted(node.input[:2], key=self._is_dequantized)
             yield f"{int8_one} is INT8 and {float_one} is not, so it computes in float"
-        weight = self._dequantized_weight(node)
-        if weight is None or not all(in_int8):
-            return
-        # What it dequantizes to has the same shape, and old opsets' forms need no evaluating.
-        values = self._constants.value(weight.input[0]).astype(np.float32)
-        axis, obstacle = channel_axis(node, values)
-        if obstacle:
-            yield obstacle
+        if all(in_int8):
+            _, _, obstacle = self._channels(node)
+            if obstacle:
+                yield obstacle
+
+    def _weight_scales(self, node: onnx.NodeProto) -> Iterator[str]:
+        """Scales of a weight are along its output channels."""
+        weight, axis, obstacle = self._channels(node)
+        if weight is None or obstacle:
             return
         attributes = {a.name: helper.get_attribute_value(a) for a in weight.attribute}
         scale = self._constants.value(weight.input[1])
-        if scale.ndim and attributes.get("axis", 1) % values.ndim != axis:
+        rank = len(self._shape(weight.input[0]) or ())
+        is_blocked = bool(attributes.get("block_size", 0))
+        if scale.ndim and not is_blocked and attributes.get("axis", 1) % rank != axis:
             yield f"the scales of its weight are not per output channel (axis {axis})"
+
+    def _channels(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int, str]:
+        """Find the DequantizeLinear of a layer's weight, its channels, and what is against INT8."""
+        weight = self._dequantized_weight(node)
+        if weight is None or not all(self._is_dequantized(name) for name in node.input[:2]):
+            return None, 0, ""
+        # What it dequantizes to has the same shape, and old opsets' forms need no evaluating.
+        values = self._constants.value(weight.input[0]).astype(np.float32)
+        return weight, *channel_axis(node, values)
 
     def _sum(self, node: onnx.NodeProto) -> Iterator[str]:
         """A layer and the sum after it are one kernel if nothing is rounded in between."""
@@ -191,6 +237,11 @@ class _Checker:
         origin = self._pairs.origin(tensor)
         source = self._pairs.unrounded(origin.integers) if origin else None
         return source is not None and self._residuals.ends_in_layer(source)
+
+    def _is_of_other_type(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a Q/DQ node rounds to another type than INT8."""
+        name = node.output[0] if is_standard(node, "QuantizeLinear") else node.input[0]
+        return self._element(name) in _OTHER_TYPES
 
     def _dequantized_weight(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """Find the DequantizeLinear that makes a layer's weight."""
@@ -204,7 +255,9 @@ class _Checker:
         source = self._producer.get(tensor)
         while source is not None and is_standard(source, *MOVING_OPS):
             source = self._producer.get(source.input[0])
-        return source is not None and is_standard(source, "DequantizeLinear")
+        if source is None or not is_standard(source, "DequantizeLinear"):
+            return False
+        return self._element(source.input[0]) not in _OTHER_TYPES
 
     def _element(self, name: str) -> int:
         return self._types.get(name, TensorType(TensorProto.UNDEFINED, None)).element

@@ -27,6 +27,7 @@ from edgeattn.engine.tensorrt.attention_books import (
 from edgeattn.engine.tensorrt.parser_faults import parser_faults
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.errors import BuildError
+from edgeattn.graph.faults import Fault
 from edgeattn.graph.files import MAX_INLINE_BYTES, weights_bytes, write_graph
 from edgeattn.graph.linear_layers import LINEAR_OPS
 from edgeattn.graph.names import FreshNames, name_nodes
@@ -61,7 +62,7 @@ class LoweredForTensorRt:
     version: TensorRtVersion
     way: AttentionWay
     attention: tuple[LoweredAttention, ...]
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
     precision: str
 
     def save(self, folder: Path) -> Path:
@@ -184,7 +185,7 @@ def _cast_half_outputs(model: onnx.ModelProto) -> None:
 
 def _attention_faults(
     source: onnx.ModelProto, rewritten: Rewritten, way: AttentionWay
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """List what of the attention nodes is not computed as the graph says."""
     types, pairs = infer_types(source), QdqPairs(source)
     in_int8 = {n.name for n in attention_nodes(rewritten.model) if spec_of_node(n).qkv_quant_scale}
@@ -194,10 +195,12 @@ def _attention_faults(
         for name in node.input[1:]:
             if element_of(types, name) not in (TensorProto.FLOAT, TensorProto.UNDEFINED):
                 found = type_name(element_of(types, name))
-                yield f"{node.name}: {name} is {found}; tables of attention are float32"
+                reason = f"{name} is {found}; tables of attention are float32"
+                yield Fault(reason, node.name, "attention")
         reads_int8 = bool(spec_of_node(node).qkv_quant_scale) or pairs.origin(node.input[0])
         if reads_int8 and node.name not in in_int8:
             reason = "its input is INT8 and its output is not read in INT8 alone"
             if way == "attention":
                 reason = "ONNX's Attention has no INT8 probabilities"
-            yield f"{node.name}: {reason}, so it computes in float"
+            reason += ", so it computes in float"
+            yield Fault(reason, node.name, "attention", is_refused=False)

@@ -8,32 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, defs
 
+from edgeattn.engine.tensorrt.operator_limits import NodeView, limit_faults
+from edgeattn.engine.tensorrt.operator_support import (
+    TYPE_NAMES,
+    max_opset,
+    min_opset,
+    operator_support,
+)
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
-from edgeattn.graph.explicit_int8 import explicit_int8_faults
-from edgeattn.graph.nodes import is_standard_domain, node_label
+from edgeattn.graph.constants import Constants, subgraphs, used_names
+from edgeattn.graph.explicit_int8 import QUANTIZATION_OPS, quantization_faults
+from edgeattn.graph.faults import Fault
+from edgeattn.graph.nodes import MOVING_OPS, is_standard, is_standard_domain, node_label
 from edgeattn.graph.op import is_attention
 from edgeattn.graph.shapes import TensorType
 
-# Operators of the ONNX standard that no parser of TensorRT 10 takes. Those that `explicit_int8`
-# explains are left out.
-_REFUSED_OPS = {
-    "AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr",
-    "BitwiseXor", "CenterCropPad", "Col2Im", "Compress", "ConcatFromSequence", "DFT", "Det",
-    "ImageDecoder", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "Multinomial",
-    "NegativeLogLikelihoodLoss", "Optional", "OptionalGetElement", "OptionalHasElement",
-    "RegexFullMatch", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
-    "SequenceInsert", "SequenceLength", "SequenceMap", "SoftmaxCrossEntropyLoss",
-    "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer",
-    "Unique",
-}  # fmt: skip
-# Operators that came later, with the first version that has them.
-_NEW_OPS = {
-    "Attention": TensorRtVersion(10, 14),
-    "RMSNormalization": TensorRtVersion(10, 15),
-    "RotaryEmbedding": TensorRtVersion(10, 15),
-}
 _REFUSED_TYPES = frozenset(
     {
         TensorProto.COMPLEX64,
@@ -45,11 +36,16 @@ _REFUSED_TYPES = frozenset(
         TensorProto.UINT64,
     }
 )
+_QUANTIZED = ("INT4", "FP4", "FP8")  # and INT8
+# Where the first input is not the one that the lists' types are of.
+_TYPED_SLOTS = {"Where": 1, "OneHot": 2}
+# Their types are those of their bodies.
+_CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
 def parser_faults(
     model: onnx.ModelProto, types: Mapping[str, TensorType], version: TensorRtVersion
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """List what a version of TensorRT would refuse or silently compute otherwise.
 
     Args:
@@ -61,41 +57,139 @@ def parser_faults(
         GraphError: If an attention node is malformed.
 
     References:
-        onnx-tensorrt, docs/operators.md of 10.1 and 10.15: operators and types; its changelog:
-        Attention in 10.14, RotaryEmbedding and RMSNormalization in 10.15.
+        onnx/onnx-tensorrt, docs/operators.md: operators, types, opsets and limits, see
+        `operator_support` and `operator_limits`.
     """
-    opset = max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
-    if opset > version.max_opset:
-        yield (
-            f"the graph has opset {opset}; TensorRT {version} is documented for opsets up to "
-            f"{version.max_opset}"
-        )
-    functions = {(function.domain, function.name) for function in model.functions}
+    yield from _opset_faults(model, version)
+    operators = _Operators(model, types, version)
     for node in model.graph.node:
-        is_defined = is_attention(node) or (node.domain, node.op_type) in functions
-        fault = "" if is_defined else _operator_fault(node, version)
-        if fault:
-            yield f"{node_label(node)}: {fault}"
+        yield from operators.faults_of(node)
         for name in filter(None, node.output):
-            fault = _type_fault(types.get(name))
-            if fault:
-                yield f"{node_label(node)}: it gives {fault}"
+            reason = _type_fault(types.get(name))
+            if reason:
+                yield _of_type(f"it gives {reason}", node, types[name])
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
-        fault = _type_fault(types.get(value.name))
-        if fault and value.name not in weights:
-            yield f"the input {value.name} is {fault}"
-    yield from explicit_int8_faults(model, constant_scales=version.wants_constant_scales)
+        reason = _type_fault(types.get(value.name))
+        if reason and value.name not in weights:
+            yield _of_type(f"the input {value.name} is {reason}", None, types[value.name])
+    yield from quantization_faults(model, constant_scales=version.wants_constant_scales)
 
 
-def _operator_fault(node: onnx.NodeProto, version: TensorRtVersion) -> str:
-    if not is_standard_domain(node.domain):
-        return f"{node.domain}::{node.op_type} is no ONNX operator; it needs a plugin of that name"
-    if node.op_type in _REFUSED_OPS:
-        return f"TensorRT has no {node.op_type}"
-    if node.op_type in _NEW_OPS and version < _NEW_OPS[node.op_type]:
-        return f"TensorRT has {node.op_type} from {_NEW_OPS[node.op_type]} on, not in {version}"
-    return ""
+def _opset_faults(model: onnx.ModelProto, version: TensorRtVersion) -> Iterator[Fault]:
+    """The parser does not refuse other opsets as such; operators that are new there it does."""
+    opset = max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
+    newest, oldest = max_opset(version), min_opset(version)
+    if opset > newest:
+        what = f"opsets up to {newest}"
+    elif opset < oldest:
+        what = f"opsets from {oldest} on"
+    else:
+        return
+    reason = f"the graph has opset {opset}; TensorRT {version} is documented for {what}"
+    yield Fault(reason, topic="opset", is_refused=False)
+
+
+class _Operators:
+    """Looks up the operators of a graph."""
+
+    def __init__(
+        self, model: onnx.ModelProto, types: Mapping[str, TensorType], version: TensorRtVersion
+    ) -> None:
+        self._functions = {
+            (function.domain, function.name): function for function in model.functions
+        }
+        self._types, self._version = types, version
+        self._constants = Constants(model)
+        self._used = used_names(model.graph)
+        self._opsets = {o.domain: o.version for o in model.opset_import}
+
+    def faults_of(self, node: onnx.NodeProto) -> Iterator[Fault]:
+        """List what stands against a node: its operator, its limits, its type."""
+        label = node_label(node)
+        reason = self._operator_fault(node)
+        if reason:
+            yield Fault(reason, label, "operator")
+            return
+        yield from (Fault(reason, label, "operator") for reason in self._inner_faults(node))
+        if not is_standard_domain(node.domain) or self._function(node) is not None:
+            return
+        view = NodeView(node, self._types, self._constants, self._used, self._version)
+        yield from (Fault(reason, label, "operator") for reason in limit_faults(view))
+        reason = self._element_fault(node)
+        if reason:
+            yield Fault(reason, label, "type")
+
+    def _function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
+        return self._functions.get((node.domain, node.op_type))
+
+    def _inner_faults(self, node: onnx.NodeProto) -> Iterator[str]:
+        """Look into the bodies of control flow, and of functions that the graph defines."""
+        function = self._function(node)
+        bodies = [body.node for body in subgraphs(node)]
+        if function is not None:
+            bodies.append(function.node)
+        for inner in (each for body in bodies for each in body):
+            reason = self._operator_fault(inner)
+            reasons = [reason] if reason else self._inner_faults(inner)
+            yield from (f"its body has {node_label(inner)}: {each}" for each in reasons)
+
+    def _operator_fault(self, node: onnx.NodeProto) -> str:
+        if is_attention(node) or self._function(node) is not None:
+            return ""
+        if not is_standard_domain(node.domain):
+            return (
+                f"{node.domain}::{node.op_type} is no ONNX operator; it needs a plugin of that name"
+            )
+        if node.op_type in QUANTIZATION_OPS:
+            return ""
+        support = operator_support(node.op_type, self._version)
+        if support is None:
+            return f"TensorRT's list of operators has no {node.op_type}"
+        if support.types:
+            return ""
+        if support.since is None:
+            return f"TensorRT has no {node.op_type}"
+        return f"TensorRT has {node.op_type} from {support.since} on, not in {self._version}"
+
+    def _element_fault(self, node: onnx.NodeProto) -> str:
+        """Compare the type of a node's first input, and of those of the same, with the list."""
+        if node.op_type in (*QUANTIZATION_OPS, *_CONTROL_FLOW):
+            return ""
+        support = operator_support(node.op_type, self._version)
+        for name in self._typed(node):
+            element = self._types[name].element if name in self._types else TensorProto.UNDEFINED
+            found = TYPE_NAMES.get(element)
+            if found is None or support is None or found in support.types:
+                continue
+            moves = is_standard(node, *MOVING_OPS) and found in _QUANTIZED
+            if moves or found == "INT8":  # where integers go is a rule of quantization
+                continue
+            return f"it reads {name} in {found}; TensorRT takes {', '.join(support.types)}"
+        return ""
+
+    def _typed(self, node: onnx.NodeProto) -> list[str]:
+        """Name the inputs that have to be of the listed types."""
+        slot = _TYPED_SLOTS.get(node.op_type, 0)
+        if slot >= len(node.input):
+            return []
+        try:
+            opset = self._opsets.get(node.domain, self._opsets.get("", 1))
+            schema = defs.get_schema(node.op_type, max_inclusive_version=opset, domain="")
+        except defs.SchemaError:
+            return [node.input[slot]]
+        slots = [formal.type_str for formal in schema.inputs]
+        last = len(slots) - 1  # a variadic one stands for all that follow
+        return [
+            name
+            for index, name in enumerate(node.input)
+            if name and last >= 0 and slots[min(index, last)] == slots[min(slot, last)]
+        ]
+
+
+def _of_type(reason: str, node: onnx.NodeProto | None, found: TensorType) -> Fault:
+    label = node_label(node) if node is not None else ""
+    return Fault(reason, label, "type", is_refused=found.element != TensorProto.DOUBLE)
 
 
 def _type_fault(found: TensorType | None) -> str:

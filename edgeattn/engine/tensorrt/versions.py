@@ -159,22 +159,6 @@ class TensorRtVersion:
         """
         return self.major >= 10
 
-    @property
-    def max_opset(self) -> int:
-        """The newest ONNX opset that its parser is documented for.
-
-        The parser does not refuse newer ones as such; operators that are new there it does.
-
-        References:
-            onnx-tensorrt, docs/operators.md: 20 in 10.1, 24 in 10.15; 23 with 10.14, where
-            Attention, an operator of 23, came. NVIDIA's "ONNX Opset Guide": 25 in 11.x.
-        """
-        if self.major >= 11:
-            return 25
-        if self._is_at_least(10, 15):
-            return 24
-        return 23 if self.has_attention_operator else 20
-
 
 def installed_version() -> TensorRtVersion:
     """Read the version of the TensorRT package that is installed.

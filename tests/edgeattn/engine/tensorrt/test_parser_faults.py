@@ -22,8 +22,11 @@ def faults_of(model: onnx.ModelProto, version: TensorRtVersion = FLOOR) -> list[
     return list(parser_faults(model, infer_types(model), version))
 
 
-def one_node(op_type: str, domain: str = "", element: int = TensorProto.FLOAT) -> onnx.ModelProto:
-    model = from_text("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+def one_node(
+    op_type: str, domain: str = "", element: int = TensorProto.FLOAT, rank: int = 1
+) -> onnx.ModelProto:
+    shape = ", ".join(["2"] * rank)
+    model = from_text(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = Neg(x) }}")
     node = model.graph.node[0]
     node.op_type, node.domain, node.name = op_type, domain, "node"
     if domain:
@@ -42,7 +45,7 @@ def test_graphs_that_tensorrt_takes_have_no_fault() -> None:
 
 @pytest.mark.parametrize(
     ("version", "opset", "newest"),
-    [((10, 3), 21, 20), ((10, 13, 3, 9), 23, 20), ((10, 14), 24, 23), ((10, 16), 25, 24)],
+    [((10, 3), 21, 20), ((10, 13, 3, 9), 23, 20), ((10, 14), 25, 24), ((11, 1), 25, 24)],
 )
 def test_an_opset_that_the_parser_is_not_documented_for(version, opset, newest) -> None:
     model = one_node("Neg")
@@ -67,7 +70,7 @@ def test_operators_that_no_version_has(op_type: str) -> None:
     [("Attention", "10.14"), ("RMSNormalization", "10.15"), ("RotaryEmbedding", "10.15")],
 )
 def test_operators_that_came_later(op_type: str, first: str) -> None:
-    model = one_node(op_type)
+    model = one_node(op_type, rank=4)
     assert faults_of(model, TensorRtVersion.parse(first)) == []
     (fault,) = faults_of(model, TensorRtVersion(10, 13, 3, 9))
     assert fault == f"node: TensorRT has {op_type} from {first} on, not in 10.13.3.9"

@@ -97,13 +97,6 @@ def test_dla_ended_with_10_7_and_came_back(text: str, has_dla: bool) -> None:
     assert TensorRtVersion.parse(text).has_dla is has_dla
 
 
-@pytest.mark.parametrize(
-    ("text", "opset"), [("10.3", 20), ("10.13.3.9", 20), ("10.14", 23), ("10.15", 24), ("11.1", 25)]
-)
-def test_the_newest_opset_is_that_of_the_parser(text: str, opset: int) -> None:
-    assert TensorRtVersion.parse(text).max_opset == opset
-
-
 @pytest.mark.parametrize("text", ["8.6.2.3", "10.0.1", "10.2", "12.0"])
 def test_unsupported_versions_are_refused(text: str) -> None:
     with pytest.raises(BuildError, match=r"not supported; expected 10\.3 to 11\.x"):
