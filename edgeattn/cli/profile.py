@@ -96,6 +96,13 @@ def _of_board(*spellings: str, **attributes: Any) -> Callable[[Function], Functi
     "power can be read.",
 )
 @_of_board(
+    "--sustained",
+    type=click.FloatRange(min=0),
+    metavar="MINUTES",
+    default=0.0,
+    help="Go on for so long, and say how each minute went. Ctrl-C keeps the minutes so far.",
+)
+@_of_board(
     "--lock-clocks",
     is_flag=True,
     help="Lock the clocks meanwhile; restored afterwards. Needs root.",
@@ -121,6 +128,7 @@ def command(
     layers: bool | None,
     no_board: bool,
     idle: float,
+    sustained: float,
     lock_clocks: bool,
     as_json: bool,
     tensorrt: TensorRtRunOptions | None,
@@ -151,6 +159,7 @@ def command(
             board=not no_board,
             idle_s=idle,
             layers=bool(written) if layers is None else layers,
+            sustained_minutes=sustained,
             lock_clocks=lock_clocks,
             output=files,
             shapes=shapes,

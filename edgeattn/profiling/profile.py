@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
 from edgeattn.errors import BoardError, DataError, EdgeAttnError
 from edgeattn.profiling.board.clocks import lock_clocks as locked_clocks
 from edgeattn.profiling.board.clocks import restore_clocks
+from edgeattn.profiling.board.sampler import BoardSampler
 from edgeattn.profiling.board.verdict import Device
 from edgeattn.profiling.board.watch import IDLE_S, BoardState, BoardWatch
 from edgeattn.profiling.diagnosis import (
@@ -40,6 +42,7 @@ from edgeattn.profiling.modes import DEVICE, HOST, Mode, choose_mode, has_device
 from edgeattn.profiling.report import PARTS, LatencyReport
 from edgeattn.profiling.report_files import ReportFiles
 from edgeattn.profiling.stats import LatencyStats
+from edgeattn.profiling.sustained import BOARD_HZ, sustain
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
@@ -63,6 +66,7 @@ def profile(
     board: bool = True,
     idle_s: float = IDLE_S,
     layers: bool = False,
+    sustained_minutes: float = 0.0,
     lock_clocks: bool = False,
     output: Path | str | ReportFiles | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -90,6 +94,8 @@ def profile(
         idle_s: How long the board rests before that, for the energy of a query; only where its
             power can be read.
         layers: Measure where the time goes, too, in queries of their own.
+        sustained_minutes: Go on for so long, and say how each minute went. Ctrl-C ends that early
+            and keeps the minutes that were whole.
         lock_clocks: Lock the clocks meanwhile and restore them afterwards, which needs root.
         output: Report to write, `NAME.profile.json`; or it and others, such as its page.
         shapes: Shapes of random inputs, for those with free dimensions; by default those that the
@@ -107,6 +113,10 @@ def profile(
         MissingDependencyError: If a page is asked for without jinja2.
         SpecError: If there is no such mode for the engine.
     """
+    if not 0 <= sustained_minutes < math.inf:
+        raise DataError(
+            f"sustained_minutes is {sustained_minutes}; expected a finite time of at least 0"
+        )
     if streams < 1 or (streams > 1 and settle_s):
         raise DataError(
             f"streams is {streams} and settle_s is {settle_s}; expected at least one stream, and "
@@ -128,6 +138,8 @@ def profile(
     }
     chosen = choose_mode(mode, target)
     options = loop | {"mode": chosen.name, "streams": streams, "settle_s": settle_s}
+    if sustained_minutes:
+        options["sustained_minutes"] = sustained_minutes
     if has_device(target):
         tensorrt = _load_options(chosen, streams, tensorrt)
 
@@ -161,7 +173,21 @@ def profile(
             is_plain = streams == 1 and not chosen.whole_call
             whole_ms = report.compute.p50_ms if is_plain else None
             report = _with_layers(report, loaded, inputs, whole_ms)
-        files.write(report)
+        try:
+            if sustained_minutes:
+                found = sustain(
+                    queries,
+                    sustained_minutes,
+                    read=chosen.read,
+                    device=device,
+                    percentiles=chosen.percentiles,
+                    sampler=BoardSampler(BOARD_HZ) if board else None,
+                    progress=progress,
+                )
+                warnings = (*report.warnings, *found.warnings)
+                report = replace(report, sustained=found, warnings=warnings)
+        finally:  # what was measured is kept, also where the long run fails
+            files.write(report)
     return report
 
 

@@ -13,6 +13,7 @@ from edgeattn.profiling.board.watch import BoardState
 from edgeattn.profiling.environment import Environment
 from edgeattn.profiling.layers.rows import LayerProfile
 from edgeattn.profiling.stats import LatencyStats
+from edgeattn.profiling.sustained import Sustained
 
 _T = TypeVar("_T")
 
@@ -45,6 +46,7 @@ class LatencyReport:
         board: What the board did meanwhile, what to think of it and what a query cost; `None` if
             it was not watched.
         locked_clocks: What was locked for the measurement, in words.
+        sustained: How it went on over minutes; `None` if it did not.
         build_report: What the engine's manifest says of its build; empty if that is nothing.
     """
 
@@ -68,6 +70,7 @@ class LatencyReport:
     layers: LayerProfile | None = None
     board: BoardState | None = None
     locked_clocks: tuple[str, ...] = ()
+    sustained: Sustained | None = None
     build_report: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class LatencyReport:
             **board,
             "locked_clocks": list(self.locked_clocks),
             "layers": self.layers.to_dict() if self.layers else None,
+            "sustained": self.sustained.to_dict() if self.sustained else None,
             "build_report": self.build_report or None,
             "exportProfile": self.layers.export_profile() if self.layers else None,
             "exportTimes": list(self.export_times),
@@ -131,6 +135,7 @@ class LatencyReport:
                 layers=_read(values, "layers", LayerProfile.from_dict),
                 board=BoardState.from_dict(values) if values.get("board") else None,
                 locked_clocks=tuple(values.get("locked_clocks") or ()),
+                sustained=_read(values, "sustained", Sustained.from_dict),
                 build_report=values.get("build_report") or {},
             )
         except (KeyError, TypeError, AttributeError) as err:

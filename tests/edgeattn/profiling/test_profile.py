@@ -241,6 +241,31 @@ def test_layers_refer_to_the_latency_unless_that_is_of_something_else(
     assert asked == [report.latency.p50_ms, None, None]
 
 
+def test_a_sustained_run_follows_the_measurement(engine: Path) -> None:
+    output = engine.with_name("r.json")
+    report = profile(engine, sustained_minutes=0.005, output=output, **QUICK)
+    assert report.latency.num_samples == 5
+    (minute,) = report.sustained.minutes
+    assert minute.num_samples > 0
+    assert read_report(output) == report
+    assert report.manifest.options["sustained_minutes"] == 0.005
+
+
+def test_a_sustained_run_that_fails_costs_no_measurement(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(profile_module, "sustain", interrupted)
+    output = engine.with_name("r.json")
+    with pytest.raises(KeyboardInterrupt):
+        profile(engine, sustained_minutes=1, output=output, **QUICK)
+    assert read_report(output).latency.num_samples == 5
+    with pytest.raises(DataError, match="sustained_minutes is -1"):
+        profile(engine, sustained_minutes=-1, **QUICK)
+
+
 def test_locked_clocks_are_named_and_unlocked_after_everything(
     engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,7 +302,7 @@ def test_a_report_from_before_layers_and_boards_is_read(engine: Path) -> None:
     report = profile(engine, **QUICK)
     values = json.loads(json.dumps(report.to_dict()))
     for name in ("layers", "board", "verdict", "energy", "no_energy", "locked_clocks",
-                 "build_report", "exportProfile"):  # fmt: skip
+                 "build_report", "exportProfile", "sustained"):  # fmt: skip
         del values[name]
     assert LatencyReport.from_dict(values) == report
 
