@@ -1,6 +1,7 @@
 """Calibrate: a graph and data to a calibration table, from files to a file.
 
-A calibration can write its state as it goes, and go on from it, or run a shard of the data alone.
+A calibration can write its state as it goes, and go on from it, run a shard of the data alone, or
+have the workers of a cluster run the samples.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgeattn.calibration.observations import Observations
 from edgeattn.calibration.observers import COUNTED_VALUES
 from edgeattn.calibration.random_samples import RandomSamples
 from edgeattn.calibration.recipe import CalibrationOptions, load_recipe
+from edgeattn.calibration.remote import RemoteCollector
 from edgeattn.calibration.sources import DataSource
 from edgeattn.errors import ArtifactError, DataError, SpecError
 from edgeattn.graph.files import graph_sha256, input_specs, load_graph
@@ -42,6 +44,8 @@ def calibrate(
     recipe: str | Path | None = None,
     state: Path | str | None = None,
     shard: str | None = None,
+    scheduler: str | None = None,
+    shards: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Find the scale of each tensor that INT8 needs one of, by running a graph on real data.
@@ -69,6 +73,10 @@ def calibrate(
             graph, data and options, the calibration goes on from it.
         shard: `1/4`: run the first of four shares of the samples. No table is written, but the
             state, for `merge_calibrations`. Every shard reads all samples.
+        scheduler: Address of a Dask scheduler, `tcp://host:8786`, whose workers run the samples,
+            to the same table; by default this machine does. The data is read here.
+        shards: How many parts to divide the samples into for the workers, at most one per sample;
+            by default four per worker, of at most 32 MiB.
         progress: Called after each batch with the samples done, their total if known, and a
             word.
 
@@ -78,12 +86,16 @@ def calibrate(
     Raises:
         ArtifactError: If a file is missing, the output's folder is not writable, or the state
             belongs to another calibration or is not whole.
+        BoardError: If there is no scheduler, it has no worker or loses all, or a worker has other
+            versions of the packages that compute.
         DataError: If the data cannot be read or does not fit the graph.
         GraphError: If the graph cannot be read or run, has nothing to quantize, or a tensor takes
             on NaN or infinity.
-        SpecError: If method, percentile, shard or the recipe is wrong.
+        MissingDependencyError: If a scheduler is given and dask.distributed is not installed.
+        SpecError: If method, percentile, shard, shards or the recipe is wrong.
     """
     graph = Path(graph)
+    _check_division(shard, scheduler, shards)
     if shard and (state is None or output is not None):
         raise SpecError(
             f"the shard {shard} writes its state and no table", "give the path of its state alone"
@@ -130,7 +142,13 @@ def calibrate(
         report={"shard": str(share)},
     )
     seen = Observations(model, options.method, options.percentile)
-    collector = Collector(model, seen.observers, seen.channel_observers)
+    collector: Collector | RemoteCollector
+    if scheduler is None:
+        collector = Collector(model, seen.observers, seen.channel_observers)
+    else:
+        collector = RemoteCollector(
+            graph, model, seen, options, batches, scheduler, shards=shards, progress=progress
+        )
     del model  # the session has the weights
     with collector:
         finished = _observe(collector, batches, seen, share, described, state, progress)
@@ -141,8 +159,23 @@ def calibrate(
     return write_table(graph, output, seen, finished, progress)
 
 
+def _check_division(shard: str | None, scheduler: str | None, shards: int | None) -> None:
+    if shard and scheduler:
+        raise SpecError(
+            f"the shard {shard} is asked for, and the scheduler's workers share all samples",
+            "leave one of the two out",
+        )
+    if shards is not None and scheduler is None:
+        raise SpecError(
+            f"{shards} shards are asked for, and no scheduler whose workers run them",
+            "give the scheduler, or one shard to run here: --shard 1/4",
+        )
+    if shards is not None and shards < 1:
+        raise SpecError(f"shards is {shards}; expected at least 1", "give another number")
+
+
 def _observe(
-    collector: Collector,
+    collector: Collector | RemoteCollector,
     batches: Batches,
     seen: Observations,
     shard: Shard,

@@ -32,6 +32,7 @@ from edgeattn.calibration.sources import Array
 from edgeattn.errors import GraphError
 from edgeattn.graph.files import input_specs
 from edgeattn.graph.passes.decompose import decompose
+from edgeattn.inputs import InputSpec
 
 _MOST_SAMPLES = 4  # that run side by side
 
@@ -57,6 +58,11 @@ def split_into_runs(
         yield Run(names[rows], {name: array[rows] for name, array in batch.items()})
 
 
+def run_one_by_one(inputs: Sequence[InputSpec]) -> bool:
+    """Tell whether samples run each by itself: the graph has no batch size of its own."""
+    return all(isinstance(spec.shape[0], str) for spec in inputs if spec.shape)
+
+
 class Collector:
     """A session whose tensors are shown to observers.
 
@@ -80,7 +86,7 @@ class Collector:
         self._locks = {name: Lock() for name in observers}
         specs = input_specs(model)
         sizes = [spec.shape[0] for spec in specs if spec.shape]
-        self._one_by_one = all(isinstance(size, str) for size in sizes)
+        self._one_by_one = run_one_by_one(specs)
         inputs = {spec.name for spec in specs}
         # A graph must not give out its own input.
         self._outputs = [name for name in self._observers if name not in inputs]

@@ -69,6 +69,18 @@ from edgeattn.cli.progress import working
     "--shard", metavar="I/N", help="Run the I-th of N shares of the samples; write only the state."
 )
 @click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT",
+    help="Run the samples on the workers of this Dask scheduler, to the same table. The data is "
+    "read here. Default: run them here.",
+)
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Parts to divide the samples into for the workers. Default: four per worker.",
+)
+@click.option(
     "--merge",
     type=FILE,
     multiple=True,
@@ -104,6 +116,8 @@ def command(
     recipe: str | None,
     state: Path | None,
     shard: str | None,
+    scheduler: str | None,
+    shards: int | None,
     merge: tuple[Path, ...],
     from_cache: Path | None,
     from_qdq: Path | None,
@@ -139,6 +153,8 @@ def command(
                 recipe=recipe,
                 state=state,
                 shard=shard,
+                scheduler=scheduler,
+                shards=shards,
                 progress=progress,
             )
     manifest = (CalibrationState if shard else CalibTable).load(path).manifest

@@ -161,6 +161,17 @@ def _move_weights(model: onnx.ModelProto, stream: Any, location: str) -> None:
             entry.key, entry.value = key, str(value)
 
 
+def graph_files(path: Path | str) -> list[Path]:
+    """List an ONNX file and, behind it, the files below its folder that hold its weights.
+
+    Raises:
+        ArtifactError: If the file is missing.
+        GraphError: If it is not a whole ONNX graph, or has weights outside its folder.
+    """
+    path = Path(path)
+    return [path, *_external_files(_parse(path), path)]
+
+
 def graph_sha256(path: Path | str) -> str:
     """Hash an ONNX file with its external weights.
 
@@ -168,8 +179,7 @@ def graph_sha256(path: Path | str) -> str:
         ArtifactError: If a file is missing.
         GraphError: If it is not a whole ONNX graph, or has weights outside its folder.
     """
-    path = Path(path)
-    external = _external_files(_parse(path), path)
+    path, *external = graph_files(path)
     if not external:
         return sha256_of_file(path)
     digest = hashlib.sha256(sha256_of_file(path).encode())

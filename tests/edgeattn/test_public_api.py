@@ -20,7 +20,8 @@ FUNCTIONS = {
     "export": ("model spec output", "weights dynamic opset portable simplify progress"),
     "calibrate": (
         "graph data output",
-        "method percentile samples batch_size seed max_bad random recipe state shard progress",
+        "method percentile samples batch_size seed max_bad random recipe state shard scheduler "
+        "shards progress",
     ),
     "merge_calibrations": ("graph states output", "progress"),
     "quantize": (
