@@ -21,7 +21,9 @@ from typing import Any, Literal
 
 from edgeattn.errors import ArtifactError
 
-Kind = Literal["graph", "table", "engine", "report", "trt_calib_cache", "calibration-state"]
+Kind = Literal[
+    "graph", "table", "engine", "report", "trt_calib_cache", "calibration-state", "bundle"
+]
 
 # Raised when a reader of the previous version could misread the file.
 FORMAT_VERSIONS: dict[Kind, int] = {
@@ -31,7 +33,10 @@ FORMAT_VERSIONS: dict[Kind, int] = {
     "report": 1,
     "trt_calib_cache": 1,
     "calibration-state": 1,
+    "bundle": 1,
 }
+
+_NO_DIGEST = "0" * 64
 
 _TOOLS = ("edgeattn", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch")
 
@@ -61,6 +66,8 @@ class Manifest:
         report: What the step that made it found: counts, errors, decisions.
         tools: Versions of the packages at hand when it was made.
         files: sha256 of each file described, by name; empty in a manifest embedded in its file.
+        digest: sha256 of the manifest's own file with these digits as zeros, so that no byte of it
+            can change unseen; empty unless it is sealed, see `atomic_artifact`.
         format_version: Version of the file format; by default the one that this version writes.
     """
 
@@ -71,6 +78,7 @@ class Manifest:
     report: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=lambda: tool_versions())
     files: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
     format_version: int = 0
 
     def __post_init__(self) -> None:
@@ -80,7 +88,10 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the manifest into plain JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.digest:
+            del values["digest"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Any, source: str) -> Manifest:
@@ -110,6 +121,8 @@ class Manifest:
         for name in ("options", "report", "tools", "files"):
             if not isinstance(getattr(manifest, name), dict):
                 raise ArtifactError(f"{source} holds a malformed manifest: {name} is no object")
+        if not isinstance(manifest.digest, str):
+            raise ArtifactError(f"{source} holds a malformed manifest: digest is no text")
         return manifest
 
 
@@ -215,10 +228,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON atomically, indented, with a final newline."""
-    write_bytes(path, _json_bytes(values))
+    write_bytes(path, json_bytes(values))
 
 
-def _json_bytes(values: Mapping[str, Any]) -> bytes:
+def json_bytes(values: Mapping[str, Any]) -> bytes:
+    """Write JSON as the files of the toolkit hold it: indented, with a final newline."""
     return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -232,6 +246,21 @@ def read_json(path: Path, what: str) -> Any:
     Raises:
         ArtifactError: If the file is missing or not JSON.
     """
+    with open_for_reading(path) as stream:
+        return parse_json(stream.read(), str(path), what)
+
+
+def parse_json(data: bytes, source: str, what: str) -> Any:
+    """Read JSON, refusing duplicate keys and NaN.
+
+    Args:
+        data: The text.
+        source: File it comes from, for the message.
+        what: As `read_json`.
+
+    Raises:
+        ArtifactError: If it is not JSON.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(pairs)
@@ -244,13 +273,11 @@ def read_json(path: Path, what: str) -> Any:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not a number")
 
-    with open_for_reading(path) as stream:
-        data = stream.read()
     try:
         return json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as err:
         raise ArtifactError(
-            f"{path} is not {what}: {err}", "the file may be truncated; make it again"
+            f"{source} is not {what}: {err}", "the file may be truncated; make it again"
         ) from err
 
 
@@ -260,7 +287,9 @@ def manifest_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_artifact(path: Path, manifest: Manifest, *beside: str) -> Iterator[tuple[Path, ...]]:
+def atomic_artifact(
+    path: Path, manifest: Manifest, *beside: str, sealed: bool = False
+) -> Iterator[tuple[Path, ...]]:
     """Give temporary paths for a file and others beside it that get their places together.
 
     All are whole before any is in place; the manifest, which vouches for them by their hashes,
@@ -270,6 +299,7 @@ def atomic_artifact(path: Path, manifest: Manifest, *beside: str) -> Iterator[tu
         path: The file to write; its manifest goes beside it.
         manifest: What to say of it; `files` is filled in.
         beside: Names of further files, in the same folder.
+        sealed: Let the manifest vouch for itself too, by its digest.
 
     Yields:
         One path for `path` and each name of `beside`.
@@ -283,7 +313,11 @@ def atomic_artifact(path: Path, manifest: Manifest, *beside: str) -> Iterator[tu
         paths = [stack.enter_context(atomic_path(path.with_name(name))) for name in names]
         yield tuple(paths)
         files = {name: sha256_of_file(file) for name, file in zip(names, paths, strict=True)}
-        description.write_bytes(_json_bytes(manifest.to_dict() | {"files": files}))
+        values = manifest.to_dict() | {"files": files}
+        if sealed:
+            unsealed = json_bytes(values | {"digest": _NO_DIGEST})
+            values["digest"] = sha256_of_bytes(unsealed)
+        description.write_bytes(json_bytes(values))
 
 
 def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
@@ -294,10 +328,21 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         verify: Compare the hashes too, also of the weights that it keeps beside it.
 
     Raises:
-        ArtifactError: If either is missing or malformed, or the file is not the one described.
+        ArtifactError: If either is missing or malformed, the file is not the one described, or the
+            manifest is sealed and was changed.
     """
     described = manifest_path(path)
-    manifest = Manifest.from_dict(read_json(described, "a manifest"), str(described))
+    with open_for_reading(described) as stream:
+        data = stream.read()
+    values = parse_json(data, str(described), "a manifest")
+    manifest = Manifest.from_dict(values, str(described))
+    if "digest" in values:
+        digits, zeros = manifest.digest.encode(), _NO_DIGEST.encode()
+        if manifest.digest != sha256_of_bytes(data.replace(digits, zeros, 1)):
+            raise ArtifactError(
+                f"{described} is not what was sealed: its bytes do not have the hash that it tells",
+                "it was changed or is damaged; build the engine again from its bundle",
+            )
     if verify:
         for name in {path.name: ""} | manifest.files:
             if manifest.files.get(name) != sha256_of_file(path.parent / Path(name).name):
