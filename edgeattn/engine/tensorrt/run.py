@@ -35,6 +35,7 @@ from edgeattn.engine.tensorrt.layer_times import LayerTime, measure_layers
 from edgeattn.engine.tensorrt.log import CapturedLog, make_logger
 from edgeattn.engine.tensorrt.plugin_library import load_plugin
 from edgeattn.engine.tensorrt.query import TensorRtQuery
+from edgeattn.engine.tensorrt.waiting import describe_waiting
 from edgeattn.errors import ArtifactError, EngineError
 
 if TYPE_CHECKING:
@@ -190,7 +191,12 @@ class TensorRtEngine:
             "contexts": contexts,
             "aux_streams": engine.num_aux_streams,
             "zero_copy": self._zero_copy,
+            "host_memory": "page-locked, mapped" if self._zero_copy else "page-locked",
+            "stream": "non-blocking",
         }
+        waiting = describe_waiting(self._device, is_integrated=is_integrated(self._device))
+        if waiting:
+            settings["wait"] = waiting
         if engine.num_optimization_profiles > 1:
             settings["profile"] = self._profile_index
         return settings
@@ -224,7 +230,10 @@ class TensorRtEngine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """TensorRT's version, contexts, how queries are launched, and why not as a graph."""
+        """TensorRT's version, contexts, memory and stream of queries, how they are waited for.
+
+        And whether they are launched as a graph; if not although they should, why.
+        """
         settings = self._settings | {"cuda_graph": self._graphs.is_on}
         if self._graphs.reason:
             settings["cuda_graph_fallback"] = self._graphs.reason

@@ -662,16 +662,34 @@ def test_the_plugin_is_loaded_before_the_plan(bench, monkeypatch, tmp_path):
         assert loaded == [(tmp_path / "plugin.so", b"")]
 
 
-def test_settings_say_what_moves_the_latency(bench):
-    with bench.open(contexts=2) as engine:
-        assert engine.settings == {
-            "engine": "tensorrt",
-            "tensorrt": "10.3.0",
-            "contexts": 2,
-            "aux_streams": 2,
-            "zero_copy": False,
-            "cuda_graph": True,
-        }
+@pytest.mark.parametrize(
+    ("zero_copy", "memory"), [(False, "page-locked"), (True, "page-locked, mapped")]
+)
+def test_settings_say_what_moves_the_latency(zero_copy, memory, bench, monkeypatch):
+    ways = iter(["block", ""])
+    monkeypatch.setattr(
+        "edgeattn.engine.tensorrt.run.describe_waiting", lambda device, is_integrated: next(ways)
+    )
+    said = {
+        "engine": "tensorrt",
+        "tensorrt": "10.3.0",
+        "contexts": 2,
+        "aux_streams": 2,
+        "zero_copy": zero_copy,
+        "host_memory": memory,
+        "stream": "non-blocking",
+        "cuda_graph": True,
+    }
+    with bench.open(contexts=2, zero_copy=zero_copy) as engine:
+        assert engine.settings == said | {"wait": "block"}
+        # It is true of what CUDA was asked for, too.
+        query = engine.bind({"x": x_of(2)})
+        assert set(bench.gpu.stream_flags.values()) == {1}  # CU_STREAM_NON_BLOCKING
+        assert len(bench.gpu.host) > 0
+        assert bool(bench.gpu.mapped) is zero_copy
+        query.close()
+    with bench.open(contexts=2, zero_copy=zero_copy) as engine:
+        assert engine.settings == said  # a driver that does not tell
 
 
 # Failures while running
