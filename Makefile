@@ -55,7 +55,7 @@ setup: .venv/.installed-dev
 	@touch $@
 
 .venv/.installed-export: .venv/.created pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[export]"
+	$(PIP_INSTALL) -e ".[export,report]"
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed-export

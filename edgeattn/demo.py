@@ -6,6 +6,7 @@ a file to a file.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgeattn.arrays import LABEL_KEY, read_arrays
 from edgeattn.artifacts import data_folder, read_manifest, sha256_of_file, tool_versions
 from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.models.registry import get_entry
+from edgeattn.profiling.report_files import ReportFiles
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -115,12 +117,16 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
     comparison = edgeattn.compare(plans["FP32"], plans["INT8"], inputs, labels, latency=False)
     top1 = {"FP32": _measured(comparison.top1_a), "INT8": _measured(comparison.top1_b)}
 
-    rows, reports = [], []
+    rows: list[DemoRow] = []
+    reports: list[Path] = []
     for precision, plan in plans.items():
         report(5, len(steps), f"{steps[5]} {precision}")
-        reports.append(plan.with_suffix(".profile.json"))
+        files = _report_files(plan)
+        reports += files.paths()
         one_image = {name: array[:1] for name, array in inputs.items()}
-        measured = edgeattn.profile(plan, one_image, duration_s=PROFILE_SECONDS, output=reports[-1])
+        measured = edgeattn.profile(
+            plan, one_image, duration_s=PROFILE_SECONDS, layers=True, output=files
+        )
         rows.append(
             DemoRow(
                 precision=precision,
@@ -135,8 +141,8 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
         )
     report(len(steps), len(steps), "done")
     arithmetic = str(read_manifest(plans["INT8"]).report.get("int8_arithmetic", ""))
-    files = (graph, table, typed, *plans.values(), *reports)
-    return DemoResult(tuple(rows), len(labels), arithmetic, files)
+    written = (graph, table, typed, *plans.values(), *reports)
+    return DemoResult(tuple(rows), len(labels), arithmetic, written)
 
 
 def held_out() -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -156,6 +162,13 @@ def held_out() -> tuple[dict[str, np.ndarray], np.ndarray]:
         raise ArtifactError(f"the shipped images {path} have no labels", "reinstall edgeattn")
     labels = arrays.pop(LABEL_KEY)
     return arrays, labels
+
+
+def _report_files(plan: Path) -> ReportFiles:
+    """Name a report, and its page where jinja2 is there to make one."""
+    has_jinja2 = importlib.util.find_spec("jinja2") is not None
+    html = plan.with_suffix(".html") if has_jinja2 else None
+    return ReportFiles(report=plan.with_suffix(".profile.json"), html=html)
 
 
 def _measured(top1: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgeattn.artifacts import read_manifest, sha256_of_file
 from edgeattn.demo import DemoResult, held_out, run_demo
 from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.models.registry import get_entry
+from edgeattn.profiling.report import read_report
 
 FILES = [
     "mswin_nano.onnx",
@@ -23,7 +25,9 @@ FILES = [
     "mswin_nano.engine",
     "mswin_nano.int8.engine",
     "mswin_nano.profile.json",
+    "mswin_nano.html",
     "mswin_nano.int8.profile.json",
+    "mswin_nano.int8.html",
 ]
 
 
@@ -73,6 +77,24 @@ def test_every_file_of_the_path_is_told_and_made_from_the_one_before(
     assert read_manifest(typed).parents["table"].sha256 == sha256_of_file(table)
     assert read_manifest(plan).parents["graph"].sha256 == sha256_of_file(graph)
     assert read_manifest(int8_plan).parents["graph"].sha256 == sha256_of_file(typed)
+
+
+def test_the_reports_tell_where_the_time_goes(result: DemoResult) -> None:
+    for row in result.rows:
+        report = read_report(row.engine.with_suffix(".profile.json"))
+        assert report.layers is not None
+        assert {"embed", "stages.0", "head"} <= {row.path[0] for row in report.layers.modules}
+        page = row.engine.with_suffix(".html").read_text()
+        assert row.engine.name in page
+        assert "stage 0 / block 0" in page
+
+
+def test_without_jinja2_there_is_no_page_and_all_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    without = lambda name, *rest: None if name == "jinja2" else find_spec(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    files = demo._report_files(Path("net.int8.engine"))
+    assert [path.name for path in files.paths()] == ["net.int8.profile.json"]
 
 
 def test_progress_names_every_step(
