@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,34 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
         shape = value_shape(value) if tensor_type.HasField("shape") else None
         types[value.name] = TensorType(tensor_type.elem_type, shape)
     return types
+
+
+def at_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """Give a graph's inputs fixed shapes.
+
+    Args:
+        model: A graph; not changed.
+        shapes: Of its inputs, by name; the others stay as they are.
+
+    Returns:
+        A copy of it, or the graph itself if no shapes are given.
+    """
+    if not shapes:
+        return model
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    # Noted for other sizes, and in the way of inference.
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.input:
+        if value.name in shapes:
+            dims = value.type.tensor_type.shape.dim
+            del dims[:]
+            dims.extend(
+                onnx.TensorShapeProto.Dimension(dim_value=size) for size in shapes[value.name]
+            )
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return fixed
 
 
 def _stand_in(node: onnx.NodeProto, shadow: onnx.ModelProto) -> list[onnx.NodeProto]:

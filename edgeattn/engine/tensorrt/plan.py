@@ -154,7 +154,7 @@ def make_plan(
     weights = weights_of(model)
     largest = max(weights, key=lambda name: weights[name], default="")
     wants_plugin = any(each.way == "plugin" for each in lowered.attention)
-    need = _plugin_need(destination, options, library) if wants_plugin else None
+    need = plugin_need(destination, options, library) if wants_plugin else None
     plugin = Path(need.library or _PLUGIN) if need else None
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
     # trtexec refuses to be told the shapes of a graph that leaves none open.
@@ -186,20 +186,27 @@ def make_plan(
     )
 
 
-def log_path(output: Path) -> Path:
-    """Where the log of an engine's build stands: `net.engine` → `net.engine.log`."""
-    return output.with_name(output.name + ".log")
-
-
-def _plugin_need(
-    destination: Destination, options: TensorRtOptions, library: Path | None
+def plugin_need(
+    destination: Destination, options: TensorRtOptions, library: Path | None = None
 ) -> PluginNeed:
+    """Say how a destination comes to the plugin library.
+
+    Args:
+        destination: What the engine is for.
+        options: Options of the build.
+        library: The library that would be loaded; none if there is none here.
+    """
     where = destination
     command = ["edgeattn", "plugin", "build"]
     if where.target:
         command += ["--target", where.target.name]
         command += ["--jetpack", where.jetpack.version] if where.jetpack else []
     return PluginNeed(str(library or ""), shlex.join(command), options.embed_plugin)
+
+
+def log_path(output: Path) -> Path:
+    """Where the log of an engine's build stands: `net.engine` → `net.engine.log`."""
+    return output.with_name(output.name + ".log")
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -77,7 +77,7 @@ def prepare(
     """
     check_finite(model)
     request.options.check(where.version)
-    options, are_exported = _with_shapes(request.options, model)
+    options, are_exported = with_exported_shapes(request.options, model)
     options = replace(options, profiles=resolve_profiles(options, input_specs(model)))
     lowered = lower_for_tensorrt(model, where.version, way=request.attention)
     if request.require_precision is not None:
@@ -93,7 +93,9 @@ def _check_required(lowered: LoweredForTensorRt, required: str) -> None:
     check_required_precision(replace(_NOTHING_BUILT, asked=asked), required)
 
 
-def _with_shapes(options: TensorRtOptions, model: onnx.ModelProto) -> tuple[TensorRtOptions, bool]:
+def with_exported_shapes(
+    options: TensorRtOptions, model: onnx.ModelProto
+) -> tuple[TensorRtOptions, bool]:
     """Take the shapes that the graph was exported with where it has free ones and none are given.
 
     Returns:

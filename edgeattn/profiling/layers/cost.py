@@ -31,7 +31,7 @@ from onnx import TensorProto, helper
 from edgeattn.graph.constants import Constants
 from edgeattn.graph.nodes import is_standard_domain, node_label
 from edgeattn.graph.op import is_attention, spec_of_node
-from edgeattn.graph.shapes import TensorType, infer_types
+from edgeattn.graph.shapes import TensorType, at_shapes, infer_types
 from edgeattn.models.attention_flops import attention_products
 
 Shape = tuple[int, ...]
@@ -115,7 +115,7 @@ class GraphCosts:
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Shape] | None = None) -> None:
-        self._types = infer_types(_at(model, inputs or {}))
+        self._types = infer_types(at_shapes(model, inputs or {}))
         self._nodes = {node_label(node): node for node in model.graph.node}
         self._constants = Constants(model)
         self._views = {
@@ -262,26 +262,6 @@ class GraphCosts:
         products = attention_products(spec, *shape[:3])
         logits = products // (4 * spec.head_dim)
         return products, _PER_OUTPUT["Softmax"] * logits
-
-
-def _at(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
-    """Give a graph's inputs fixed shapes; weights and nodes are shared as far as protobuf does."""
-    if not inputs:
-        return model
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    # Noted for other sizes, and in the way of inference.
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        if value.name in inputs:
-            dims = value.type.tensor_type.shape.dim
-            del dims[:]
-            dims.extend(
-                onnx.TensorShapeProto.Dimension(dim_value=size) for size in inputs[value.name]
-            )
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return fixed
 
 
 def _is(node: onnx.NodeProto, op_types: Collection[str]) -> bool:
