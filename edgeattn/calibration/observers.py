@@ -317,7 +317,8 @@ class ChannelMaxObserver:
         # Rows of few channels are taken several at once: numpy's loops are over one row.
         together = math.gcd(len(rows), max(1, _ROW_VALUES // channels))
         wide = rows.reshape(-1, together * channels)
-        amax = np.maximum(wide.max(axis=0), -wide.min(axis=0))
+        # Without a sign: which zero a maximum takes depends on the order of the two.
+        amax = np.abs(np.maximum(wide.max(axis=0), -wide.min(axis=0)))
         self._take(amax.reshape(together, channels).max(axis=0))
 
     def merge(self, other: ChannelMaxObserver) -> None:

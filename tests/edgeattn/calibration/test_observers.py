@@ -238,6 +238,18 @@ def test_channel_maxima_are_those_of_numpy(axis):
     assert restored.channel_amax() == expected
 
 
+@pytest.mark.parametrize("rows", [1, 2, 9, 64])
+@pytest.mark.parametrize("channels", [1, 7, 16, 33])
+def test_the_zero_of_a_channel_has_no_sign(rows, channels):
+    # Whether a maximum of 0.0 and -0.0 has one depends on their order, so on that of the shards.
+    for zero in (0.0, -0.0):
+        observer, other = ChannelMaxObserver(-1), ChannelMaxObserver(-1)
+        for each in (observer, other):
+            each.update(np.full((rows, channels), zero, np.float32))
+        observer.merge(other)
+        assert not np.signbit(observer.channel_amax()).any()
+
+
 def test_channels_that_change_are_refused():
     observer = ChannelMaxObserver(-1)
     observer.update(np.ones((2, 3), np.float32))
