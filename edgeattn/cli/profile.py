@@ -85,6 +85,19 @@ def _of_board(*spellings: str, **attributes: Any) -> Callable[[Function], Functi
     default=None,
     help="Measure where the time goes, in queries of their own. Default: if a file is written.",
 )
+@click.option(
+    "--repeat-builds",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    help="Build the engine N times more first, tell how builds differ, and keep the fastest.",
+)
+@click.option(
+    "--sources",
+    type=FILE,
+    metavar="DIR",
+    help="Folder of its graph and table for that. Default: beside the engine.",
+)
 @_of_board("--no-board", is_flag=True, help="Do not watch clocks, temperatures and power.")
 @_of_board(
     "--idle",
@@ -126,6 +139,8 @@ def command(
     export_times: Path | None,
     export_profile: Path | None,
     layers: bool | None,
+    repeat_builds: int,
+    sources: Path | None,
     no_board: bool,
     idle: float,
     sustained: float,
@@ -160,6 +175,8 @@ def command(
             idle_s=idle,
             layers=bool(written) if layers is None else layers,
             sustained_minutes=sustained,
+            repeat_builds=repeat_builds,
+            sources=sources,
             lock_clocks=lock_clocks,
             output=files,
             shapes=shapes,

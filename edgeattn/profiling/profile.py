@@ -39,6 +39,7 @@ from edgeattn.profiling.measure import (
 )
 from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import DEVICE, HOST, Mode, choose_mode, has_device
+from edgeattn.profiling.repeat import repeat_builds as build_again
 from edgeattn.profiling.report import PARTS, LatencyReport
 from edgeattn.profiling.report_files import ReportFiles
 from edgeattn.profiling.stats import LatencyStats
@@ -68,6 +69,8 @@ def profile(
     layers: bool = False,
     sustained_minutes: float = 0.0,
     lock_clocks: bool = False,
+    repeat_builds: int = 0,
+    sources: Path | str | None = None,
     output: Path | str | ReportFiles | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
@@ -97,6 +100,9 @@ def profile(
         sustained_minutes: Go on for so long, and say how each minute went. Ctrl-C ends that early
             and keeps the minutes that were whole.
         lock_clocks: Lock the clocks meanwhile and restore them afterwards, which needs root.
+        repeat_builds: Build the engine's file so many times more before that, tell how the builds
+            differ, and keep the fastest: see `edgeattn.profiling.repeat`.
+        sources: Folder of the graph and the table for that, where they are not beside the engine.
         output: Report to write, `NAME.profile.json`; or it and others, such as its page.
         shapes: Shapes of random inputs, for those with free dimensions; by default those that the
             engine was tuned for, if it was.
@@ -107,6 +113,7 @@ def profile(
 
     Raises:
         ArtifactError: If a file is missing or no engine, or one cannot be written.
+        BuildError: If it is to be built again and cannot be.
         BoardError: If the clocks are to be locked and cannot be.
         DataError: If the inputs do not fit the engine, or a number is out of range.
         EngineError: If the engine fails, or is loaded for something else than the mode measures.
@@ -117,6 +124,10 @@ def profile(
         raise DataError(
             f"sustained_minutes is {sustained_minutes}; expected a finite time of at least 0"
         )
+    if repeat_builds < 0 or (repeat_builds and not isinstance(engine, Path | str)):
+        raise DataError(
+            f"repeat_builds is {repeat_builds}; expected 0 or more, and an engine's file to replace"
+        )
     if streams < 1 or (streams > 1 and settle_s):
         raise DataError(
             f"streams is {streams} and settle_s is {settle_s}; expected at least one stream, and "
@@ -126,11 +137,11 @@ def profile(
     if files.export_profile is not None and not layers:
         raise DataError("the layers are to be written and not to be measured", "measure them too")
     if isinstance(engine, Path | str):
-        files.check(Path(engine))
+        path: Path | None = Path(engine)
         target = engine_target(Path(engine))
     else:
-        files.check(None)
-        target = engine.manifest.target
+        path, target = None, engine.manifest.target
+    files.check(path)
     loop: dict[str, Any] = {
         "iterations": iterations,
         "duration_s": duration_s,
@@ -138,6 +149,8 @@ def profile(
     }
     chosen = choose_mode(mode, target)
     options = loop | {"mode": chosen.name, "streams": streams, "settle_s": settle_s}
+    if repeat_builds:
+        options["repeat_builds"] = repeat_builds
     if sustained_minutes:
         options["sustained_minutes"] = sustained_minutes
     if has_device(target):
@@ -150,6 +163,21 @@ def profile(
     with contextlib.ExitStack() as stack:
         clocks = stack.enter_context(locked_clocks()) if lock_clocks else ()
         left = () if lock_clocks else tuple(_unlock())
+        builds = None
+        if repeat_builds and path is not None:
+            builds = build_again(
+                path,
+                repeat_builds,
+                inputs=inputs,
+                shapes=shapes,
+                mode=mode,
+                **loop,
+                threads=threads,
+                tensorrt=tensorrt,
+                sources=sources,
+                seed=seed,
+                progress=progress,
+            )
         loaded = stack.enter_context(opened(engine, threads, tensorrt))
         chosen.check(loaded)
         if inputs is None:
@@ -166,7 +194,8 @@ def profile(
             measurement = measure_streams(queries, **loop)
         state = watch.state(measurement) if watch is not None else None
         report = _report(loaded, inputs, options, chosen, measurement, before, state)
-        report = replace(report, locked_clocks=clocks, warnings=(*report.warnings, *left))
+        warnings = (*report.warnings, *left)
+        report = replace(report, locked_clocks=clocks, builds=builds, warnings=warnings)
         if layers:
             step("layers")
             # Of streams and of whole calls, the latency is none that layers could add up to.

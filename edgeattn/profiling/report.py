@@ -12,6 +12,7 @@ from edgeattn.errors import ArtifactError
 from edgeattn.profiling.board.watch import BoardState
 from edgeattn.profiling.environment import Environment
 from edgeattn.profiling.layers.rows import LayerProfile
+from edgeattn.profiling.repeated_builds import RepeatedBuilds
 from edgeattn.profiling.stats import LatencyStats
 from edgeattn.profiling.sustained import Sustained
 
@@ -47,6 +48,7 @@ class LatencyReport:
             it was not watched.
         locked_clocks: What was locked for the measurement, in words.
         sustained: How it went on over minutes; `None` if it did not.
+        builds: How builds of the same engine differ; `None` if it was not built again.
         build_report: What the engine's manifest says of its build; empty if that is nothing.
     """
 
@@ -71,6 +73,7 @@ class LatencyReport:
     board: BoardState | None = None
     locked_clocks: tuple[str, ...] = ()
     sustained: Sustained | None = None
+    builds: RepeatedBuilds | None = None
     build_report: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class LatencyReport:
             "locked_clocks": list(self.locked_clocks),
             "layers": self.layers.to_dict() if self.layers else None,
             "sustained": self.sustained.to_dict() if self.sustained else None,
+            "builds": self.builds.to_dict() if self.builds else None,
             "build_report": self.build_report or None,
             "exportProfile": self.layers.export_profile() if self.layers else None,
             "exportTimes": list(self.export_times),
@@ -136,6 +140,7 @@ class LatencyReport:
                 board=BoardState.from_dict(values) if values.get("board") else None,
                 locked_clocks=tuple(values.get("locked_clocks") or ()),
                 sustained=_read(values, "sustained", Sustained.from_dict),
+                builds=_read(values, "builds", RepeatedBuilds.from_dict),
                 build_report=values.get("build_report") or {},
             )
         except (KeyError, TypeError, AttributeError) as err:

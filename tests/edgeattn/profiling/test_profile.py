@@ -266,6 +266,22 @@ def test_a_sustained_run_that_fails_costs_no_measurement(
         profile(engine, sustained_minutes=-1, **QUICK)
 
 
+def test_builds_are_repeated_before_the_measurement_and_told(engine: Path) -> None:
+    output = engine.with_name("r.json")
+    report = profile(engine, repeat_builds=2, output=output, **QUICK)
+    assert [row.role for row in report.builds.rows] == ["present", "again", "build", "build"]
+    assert report.builds.identical
+    assert report.manifest.options["repeat_builds"] == 2
+    assert read_report(output) == report
+
+
+def test_builds_of_what_is_no_file_are_refused(engine: Path) -> None:
+    with load(engine) as loaded, pytest.raises(DataError, match="an engine's file to replace"):
+        profile(loaded, repeat_builds=1, **QUICK)
+    with pytest.raises(DataError, match="repeat_builds is -1"):
+        profile(engine, repeat_builds=-1, **QUICK)
+
+
 def test_locked_clocks_are_named_and_unlocked_after_everything(
     engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +318,7 @@ def test_a_report_from_before_layers_and_boards_is_read(engine: Path) -> None:
     report = profile(engine, **QUICK)
     values = json.loads(json.dumps(report.to_dict()))
     for name in ("layers", "board", "verdict", "energy", "no_energy", "locked_clocks",
-                 "build_report", "exportProfile", "sustained"):  # fmt: skip
+                 "build_report", "exportProfile", "sustained", "builds"):  # fmt: skip
         del values[name]
     assert LatencyReport.from_dict(values) == report
 
