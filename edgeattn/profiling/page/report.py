@@ -10,7 +10,9 @@ from edgeattn.artifacts import write_bytes
 from edgeattn.errors import ArtifactError
 from edgeattn.profiling.page import facts, tables
 from edgeattn.profiling.page.board_plots import board_plots
+from edgeattn.profiling.page.builds import builds_values
 from edgeattn.profiling.page.latency_plots import latency_plots
+from edgeattn.profiling.page.minutes import sustained_values
 from edgeattn.profiling.page.render import render
 from edgeattn.profiling.page.roofline import roofline
 from edgeattn.profiling.page.treemap import treemap
@@ -36,7 +38,8 @@ def page_html(report: Mapping[str, Any]) -> str:
     Args:
         report: `LatencyReport.to_dict()`, and what else is known: `layers`
             (`LayerProfile.to_dict()`), `board` (`BoardTrace.to_dict()`), `energy`
-            (`EnergyPerQuery.to_dict()`), `verdict` (`Verdict.to_dict()`), `build_report` (of the
+            (`EnergyPerQuery.to_dict()`), `verdict` (`Verdict.to_dict()`), `sustained`
+            (`Sustained.to_dict()`), `builds` (`RepeatedBuilds.to_dict()`), `build_report` (of the
             engine's manifest) and `window_ns`, when the measurement began and ended by the clock
             of the board's samples. What is absent is left out of the page.
 
@@ -54,6 +57,7 @@ def page_html(report: Mapping[str, Any]) -> str:
 def _values(report: Mapping[str, Any]) -> dict[str, Any]:
     layers, board = report.get("layers"), report.get("board")
     build_report, energy = report.get("build_report"), report.get("energy")
+    sustained, builds = report.get("sustained"), report.get("builds")
     parents = report["manifest"]["parents"]
     engine = next((parent["file"] for parent in parents.values()), "an engine")
     machine = report["environment"]
@@ -80,6 +84,8 @@ def _values(report: Mapping[str, Any]) -> dict[str, Any]:
             "is_throttled": any(board["throttled"]),
         },
         "energy": energy and facts.energy_facts(energy),
+        "sustained": sustained and sustained_values(sustained),
+        "builds": builds and builds_values(builds),
         "build": build_report and _build_values(build_report),
         "settings": facts.setting_facts(report),
         "machine": facts.machine_facts(report),

@@ -132,14 +132,18 @@ def layer_table(layers: Mapping[str, Any]) -> Table:
         ],
         Column("bound by", False): [Cell(row["bound"]) for row in rows],
     }
+    return known_columns("layers", "Layers", columns)
+
+
+def known_columns(name: str, caption: str, columns: Mapping[Column, Sequence[Cell]]) -> Table:
+    """Make a searchable table of those columns of which something is known."""
     known = {
         column: cells
         for column, cells in columns.items()
         if any(cell.text not in ("", NOTHING) for cell in cells)
     }
-    return Table(
-        "layers", "Layers", tuple(known), list(zip(*known.values(), strict=True)), searchable=True
-    )
+    rows = list(zip(*known.values(), strict=True))
+    return Table(name, caption, tuple(known), rows, searchable=True)
 
 
 def changed_table(precision: Mapping[str, Any]) -> Table | None:

@@ -17,6 +17,7 @@ from edgeattn.profiling.board.verdict import Verdict
 from edgeattn.profiling.environment import Environment
 from edgeattn.profiling.layers.rows import LayerProfile, LayerRow, module_tree
 from edgeattn.profiling.stats import LatencyStats
+from tests.edgeattn.profiling.page.long_runs import repeated_builds, sustained_run
 
 START_NS = 5_000_000_000_000
 GB_S = 68.0
@@ -97,6 +98,8 @@ def full_report(count: int = 3000) -> dict[str, Any]:
         "board": board_trace(end_ns).to_dict(),
         "energy": energy.to_dict(),
         "verdict": Verdict("throttled", ("over-current, seen 9 times in 1402 samples",)).to_dict(),
+        "sustained": sustained_run(),
+        "builds": repeated_builds(),
         "build_report": build_report(),
         "window_ns": [START_NS, end_ns],
     }

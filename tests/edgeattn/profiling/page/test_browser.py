@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edgeattn.profiling.page import render_page
 from tests.edgeattn.profiling.page import reports
+from tests.pages import DESK, PHONE, column, drawn_plots, pale_words, tab_to
 
 pytestmark = pytest.mark.browser
-
-PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +27,6 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def opened(chromium, request) -> Iterator[Any]:
-    """Open a page; at the end, whatever it said or asked for fails the test."""
-    contexts, complaints, requests = [], [], []
-
-    def open_page(path: Path, **options: Any) -> Any:
-        context = chromium.new_context(**{"viewport": DESK, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: requests.append(asked.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert len(requests) == len(contexts)
-    assert all(url.startswith("file:") for url in requests)
-
-
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("name", ["full", "small"])
 def test_the_page_is_silent_and_fits_the_screen(opened, request, name, viewport):
@@ -77,25 +36,7 @@ def test_the_page_is_silent_and_fits_the_screen(opened, request, name, viewport)
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_every_plot_is_drawn_in_its_area(opened, full, viewport):
-    page = opened(full, viewport=viewport)
-    plots = page.evaluate(
-        """[...document.querySelectorAll("figure.plot")].map(figure => {
-          const area = figure.querySelector(".area").getBoundingClientRect();
-          const marks = [...figure.querySelectorAll("svg path:not(.grid)")];
-          const boxes = marks.map(mark => mark.getBoundingClientRect());
-          return {
-            id: figure.id, width: area.width, height: area.height, marks: marks.length,
-            seen: marks.every(mark => {
-              const style = getComputedStyle(mark);
-              return style.stroke !== "none" || style.fill !== "none";
-            }),
-            inside: boxes.every(box => box.left >= area.left - 12 && box.right <= area.right + 12
-              && box.top >= area.top - 12 && box.bottom <= area.bottom + 12),
-            reach: Math.max(...boxes.map(b => b.right)) - Math.min(...boxes.map(b => b.left)),
-          };
-        })"""
-    )
-    assert {plot["id"] for plot in plots} == {
+    assert drawn_plots(opened(full, viewport=viewport)) == {
         "histogram",
         "series",
         "percentiles",
@@ -104,13 +45,12 @@ def test_every_plot_is_drawn_in_its_area(opened, full, viewport):
         "board-power_mw",
         "board-temperatures_c",
         "board-utilisation_percent",
+        "sustained-latency",
+        "sustained-clock",
+        "sustained-temperature",
+        "sustained-power",
+        "builds-medians",
     }
-    for plot in plots:
-        assert plot["height"] > 150, plot
-        assert plot["marks"], plot
-        assert plot["seen"], plot
-        assert plot["inside"], plot
-        assert plot["reach"] > 0.6 * plot["width"], plot
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
@@ -131,8 +71,7 @@ def test_the_cells_of_the_treemap_are_as_large_as_their_times(opened, full, view
 
 
 def _column(page, number: int, table: str = "#layers") -> list[str]:
-    cells = page.locator(f"{table} tbody tr:not([hidden]) > *:nth-child({number})")
-    return cells.all_text_contents()
+    return column(page, number, table)
 
 
 def test_a_table_sorts_down_then_up_then_as_it_was(opened, full):
@@ -187,20 +126,12 @@ def test_a_table_is_searched_by_words_in_any_order(opened, full):
     assert len(_column(page, 1)) == 77
 
 
-def _tab_to(page, selector: str) -> None:
-    for _ in range(400):
-        page.keyboard.press("Tab")
-        if page.evaluate("s => document.activeElement.matches(s)", selector):
-            return
-    pytest.fail(f"no way with Tab to {selector}")
-
-
 def test_everything_is_reached_and_worked_with_the_keyboard(opened, full):
     page = opened(full)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
-    _tab_to(page, "#theme")
-    _tab_to(page, ".cells button")
+    tab_to(page, "#theme")
+    tab_to(page, ".cells button")
     label = page.evaluate("document.activeElement.dataset.find")
     assert page.locator("#tip").text_content().startswith(label)
     page.keyboard.press("Escape")
@@ -209,14 +140,14 @@ def test_everything_is_reached_and_worked_with_the_keyboard(opened, full):
     assert _column(page, 1, "#modules") == [label]
     page.keyboard.press("Enter")
     assert len(_column(page, 1, "#modules")) > 1
-    _tab_to(page, "#modules thead th:nth-child(2) button")
+    tab_to(page, "#modules thead th:nth-child(2) button")
     page.keyboard.press("Space")
     times = [float(text) for text in _column(page, 2, "#modules")]
     assert times == sorted(times, reverse=True)
-    _tab_to(page, "#layers input")
+    tab_to(page, "#layers input")
     page.keyboard.type("downsample")
     assert len(_column(page, 1)) == 3
-    _tab_to(page, "#layers .scroll")
+    tab_to(page, "#layers .scroll")
 
 
 def test_marks_tell_their_values_under_the_pointer(opened, full):
@@ -256,41 +187,7 @@ def test_the_theme_is_the_systems_until_one_is_chosen(opened, full):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_is_behind_them(opened, full, scheme):
-    page = opened(full, color_scheme=scheme)
-    ratios = page.evaluate(
-        """() => {
-          const context = Object.assign(document.createElement("canvas"), {width: 1, height: 1})
-            .getContext("2d", {willReadFrequently: true});
-          const luminance = (colours) => {
-            context.clearRect(0, 0, 1, 1);
-            for (const colour of colours) {
-              context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
-            }
-            const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3)
-              .map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-            return .2126 * r + .7152 * g + .0722 * b;
-          };
-          const found = {};
-          const words = "p, span, th, td, dt, dd, li, b, small, h1, h2, h3, a, button, strong";
-          for (const element of document.querySelectorAll(words)) {
-            if (!element.checkVisibility() || !element.textContent.trim()) continue;
-            const behind = [];
-            for (let e = element; e; e = e.parentElement) {
-              behind.unshift(getComputedStyle(e).backgroundColor);
-            }
-            const colour = getComputedStyle(element).color;
-            const [a, b] = [luminance(behind), luminance([...behind, colour])];
-            const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            const around = element.parentElement.className;
-            const name = `${element.tagName} ${element.className} in ${around}`;
-            found[name] = Math.min(found[name] ?? 99, ratio);
-          }
-          return found;
-        }"""
-    )
-    assert len(ratios) > 20
-    too_low = {name: ratio for name, ratio in ratios.items() if ratio < 4.5}
-    assert too_low == {}
+    assert pale_words(opened(full, color_scheme=scheme)) == {}
 
 
 def test_printing_hides_controls_and_shows_all_rows_on_white(opened, full):
