@@ -120,28 +120,11 @@ def profile(
         MissingDependencyError: If a page is asked for without jinja2.
         SpecError: If there is no such mode for the engine.
     """
-    if not 0 <= sustained_minutes < math.inf:
-        raise DataError(
-            f"sustained_minutes is {sustained_minutes}; expected a finite time of at least 0"
-        )
-    if repeat_builds < 0 or (repeat_builds and not isinstance(engine, Path | str)):
-        raise DataError(
-            f"repeat_builds is {repeat_builds}; expected 0 or more, and an engine's file to replace"
-        )
-    if streams < 1 or (streams > 1 and settle_s):
-        raise DataError(
-            f"streams is {streams} and settle_s is {settle_s}; expected at least one stream, and "
-            "one alone where the spread shall settle"
-        )
-    files = _files(output)
-    if files.export_profile is not None and not layers:
-        raise DataError("the layers are to be written and not to be measured", "measure them too")
-    if isinstance(engine, Path | str):
-        path: Path | None = Path(engine)
-        target = engine_target(Path(engine))
-    else:
-        path, target = None, engine.manifest.target
+    path = Path(engine) if isinstance(engine, Path | str) else None
+    _check(streams, settle_s, sustained_minutes, repeat_builds, path)
+    files = _files(output, layers=layers)
     files.check(path)
+    target = _target(engine)
     loop: dict[str, Any] = {
         "iterations": iterations,
         "duration_s": duration_s,
@@ -187,11 +170,12 @@ def profile(
         before = collect_environment()
         step("measure")
         device: Device = "gpu" if has_device(target) else "cpu"
-        watch = stack.enter_context(BoardWatch(device, idle_s)) if board else None
-        if streams == 1:
-            measurement = measure(queries[0], settle_s=settle_s, **loop)
-        else:
-            measurement = measure_streams(queries, **loop)
+        watch = BoardWatch(device, idle_s) if board else None
+        with watch or contextlib.nullcontext():
+            if streams == 1:
+                measurement = measure(queries[0], settle_s=settle_s, **loop)
+            else:
+                measurement = measure_streams(queries, **loop)
         state = watch.state(measurement) if watch is not None else None
         report = _report(loaded, inputs, options, chosen, measurement, before, state)
         warnings = (*report.warnings, *left)
@@ -245,10 +229,39 @@ def latency_mode(engine: Engine) -> str:
     return choose_mode(None, engine.manifest.target).sentence
 
 
-def _files(output: Path | str | ReportFiles | None) -> ReportFiles:
+def _check(
+    streams: int, settle_s: float, sustained_minutes: float, repeat_builds: int, path: Path | None
+) -> None:
+    """Refuse numbers that make no sense, or not together."""
+    if streams < 1 or (streams > 1 and settle_s):
+        raise DataError(
+            f"streams is {streams} and settle_s is {settle_s}; expected at least one stream, and "
+            "one alone where the spread shall settle"
+        )
+    if not 0 <= sustained_minutes < math.inf:
+        raise DataError(
+            f"sustained_minutes is {sustained_minutes}; expected a finite time of at least 0"
+        )
+    if repeat_builds < 0 or (repeat_builds and path is None):
+        raise DataError(
+            f"repeat_builds is {repeat_builds}; expected 0 or more, and an engine's file to replace"
+        )
+
+
+def _files(output: Path | str | ReportFiles | None, *, layers: bool) -> ReportFiles:
     if isinstance(output, ReportFiles):
+        if output.export_profile is not None and not layers:
+            raise DataError(
+                "the layers are to be written and not to be measured", "measure them too"
+            )
         return output
     return ReportFiles(report=None if output is None else Path(output))
+
+
+def _target(engine: Engine | Path | str) -> str:
+    if isinstance(engine, Path | str):
+        return engine_target(Path(engine))
+    return engine.manifest.target
 
 
 def _load_options(
