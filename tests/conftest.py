@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from edgeattn.plugin.toolchain import CROSS_COMPILER, find_nvcc
 from tests import tensorrt_bindings
+from tests.pages import DESK
 
 # The same cases on every run: a failure seen once is seen again, by everybody.
 settings.register_profile(
@@ -74,6 +76,43 @@ PROBES: dict[str, Callable[[], bool]] = {
     "cross": can_cross_build,
     "bindings": tensorrt_bindings.have_bindings,
 }
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Start a browser without a screen."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, BROWSERS)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, request) -> Iterator[Any]:
+    """Open a page; at the end, whatever it said or asked for fails the test."""
+    contexts, complaints, requests = [], [], []
+
+    def open_page(path: Path, **options: Any) -> Any:
+        context = chromium.new_context(**{"viewport": DESK, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: requests.append(asked.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert len(requests) == len(contexts)
+    assert all(url.startswith("file:") for url in requests)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
