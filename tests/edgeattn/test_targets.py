@@ -13,6 +13,7 @@ from edgeattn.targets import (
     SMS,
     TARGETS,
     check_architectures,
+    find_gpu,
     get_target,
     runs_on,
 )
@@ -86,6 +87,31 @@ def test_architectures_are_sorted_and_unknown_ones_refused() -> None:
 )
 def test_what_a_library_runs_on(architectures: tuple[int, ...], device: int, runs: bool) -> None:
     assert runs_on(architectures, device) is runs
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "model", "found"),
+    [
+        ("Orin", 87, "NVIDIA Jetson AGX Orin Developer Kit", "Jetson AGX Orin 64 GB"),
+        ("Orin", 87, "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", "Nano"),
+        ("Orin", 87, "NVIDIA Jetson Orin NX Engineering Reference Developer Kit", "Orin NX"),
+        ("NVIDIA Thor", 110, "NVIDIA Jetson AGX Thor Developer Kit", "Jetson Thor T5000"),
+        ("NVIDIA H200", 90, "", "H200"),
+        ("NVIDIA H200 NVL", 90, "", None),  # a smaller one
+        ("NVIDIA H100", 90, "", None),
+        ("Orin", 87, "", None),  # which of them is not known
+        ("NVIDIA RTX A2000", 86, "NVIDIA Jetson AGX Orin", None),  # a card in a board
+        ("", 87, "a board of somebody's", None),
+    ],
+)
+def test_the_figures_of_a_gpu_are_those_of_its_board(
+    name: str, architecture: int, model: str, found: str | None
+) -> None:
+    gpu = find_gpu(name, architecture, model)
+    assert (gpu is None) is (found is None)
+    if gpu is not None and found is not None:
+        assert found in gpu.name
+        assert gpu.architecture == architecture
 
 
 def test_what_ctas_share_is_as_in_cudas_own_table() -> None:
