@@ -18,8 +18,8 @@ _COLOURS = {precision: f"c{i}" for i, precision in enumerate((FLOAT, *PRECISIONS
 _ACCURACY = {"top1_b": "top-1, %", "sqnr_db": "signal to noise ratio against FP32, dB"}
 # Of the normal distribution: 95 % of it lie within so many standard deviations.
 _WITHIN_95 = 1.96
-# Costs that span more than this share no linear axis.
-_WIDE = 20
+# Costs that span more than this share no linear axis; the air at the ends of their logarithmic one.
+_WIDE, _AIR = 20, 1.6
 # Size of a letter of a label, of its line and of a dot, in thousandths of the area.
 _LETTER, _LINE, _DOT = 9, 50, 10
 
@@ -171,7 +171,7 @@ def _staircase(points: Iterable[Point]) -> list[Point]:
 
 def _cost_axis(label: str, values: Sequence[float]) -> Axis:
     if min(values) > 0 and max(values) > _WIDE * min(values):
-        return Axis.decades(label, values)
+        return Axis(label, min(values) / _AIR, max(values) * _AIR, "log")
     return Axis.around(label, values)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import random
 from typing import Any
@@ -43,23 +45,20 @@ def row(
     speed, power_mode = BOARDS.get(board, (1.0, ""))
     ms = 6.2 * slow * faster * speed * batch_size**0.85 * draw.uniform(0.97, 1.03)
     case = case_of(model, precision, batch_size, board)
-    report = reports.full_report(12)
-    report["verdict"] = {"word": "stable", "reasons": ["the GPU's clock stayed at 1020 MHz"]}
-    report["board"]["power_mode"] = power_mode
-    report["warnings"] = []
-    if not energy:
-        report["energy"] = None
-    accuracy = dict.fromkeys(ACCURACY, 0.5) | {"sqnr_db": noise}
-    tops = {"top1_a": top1, "top1_b": top1 - lost, "top1_drop": lost}
-    accuracy |= tops if labels else dict.fromkeys(tops)
-    found = figures(report, accuracy, 512) | {
+    accuracy = {"top1_a": top1, "top1_b": top1 - lost, "top1_drop": lost}
+    kept, under = copy.deepcopy(_of_a_report())
+    found = kept | {
         "p50_ms": ms,
         "p50_interval_ms": [0.985 * ms, 1.012 * ms],
         "p99_ms": 1.13 * ms,
         "throughput_qps": 1e3 / ms,
         "engine_bytes": int(size * smaller * 1e6),
         "clock_mhz": 1020.0,
+        "sqnr_db": noise,
+        **(accuracy if labels else dict.fromkeys(accuracy)),
     }
+    told = dict.fromkeys(("energy_mj", "energy_std_error_mj", "idle_mw", "power_mw"))
+    found |= {} if energy else told
     if energy:
         found |= {"energy_mj": 9.1 * ms, "energy_std_error_mj": 0.12 * ms}
     result = {
@@ -67,9 +66,18 @@ def row(
         "made_from": {},
         "shapes": {"input": [batch_size, 3, 224, 224]},
         "samples": "given",
-        **conditions(report),
+        **under,
+        "power_mode": power_mode,
     }
     return make_row(case, {"result": result}, 12.5)
+
+
+@functools.cache
+def _of_a_report() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take what rows take from a report, of a board that kept its clocks."""
+    report = reports.full_report(12) | {"warnings": []}
+    report["verdict"] = {"word": "stable", "reasons": ["the GPU's clock stayed at 1020 MHz"]}
+    return figures(report, dict.fromkeys(ACCURACY, 0.5), 512), conditions(report)
 
 
 def case_of(model: str, precision: str, batch_size: int, board: str) -> Case:
