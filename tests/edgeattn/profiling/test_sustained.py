@@ -373,3 +373,24 @@ def test_a_verdict_that_nobody_gives_is_refused() -> None:
     values["minutes"][0]["verdict"] = "fine"
     with pytest.raises(ArtifactError, match="there is no verdict 'fine'"):
         Sustained.from_dict(values)
+
+
+@pytest.mark.jetson
+def test_a_jetson_tells_clock_temperature_and_watts_of_each_minute() -> None:
+    told = sustain(
+        [lambda: sum(range(20_000))],
+        0.1,
+        read=MODES["host"].read,
+        device="cpu",
+        percentiles="nearest-rank",
+        sampler=BoardSampler(BOARD_HZ),
+    )
+    (minute,) = told.minutes
+    assert told.board.problem == ""
+    assert minute.clock_mhz is not None
+    assert minute.clock_mhz > 100
+    assert minute.temperature_c is not None
+    assert 10 < minute.temperature_c < 110
+    assert minute.power_mw is not None
+    assert minute.power_mw > 500
+    assert minute.verdict in ("stable", "throttled", "unknown")
