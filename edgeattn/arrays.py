@@ -39,7 +39,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a `.npz` file, whole or not at all.
+    """Write arrays as a `.npz` file, whole or not at all; equal arrays give equal bytes.
 
     Raises:
         ArtifactError: If the folder is missing or not writable.
@@ -47,5 +47,6 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # numpy.savez takes names as keywords and trips over a tensor called `file`.
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            undated = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(undated, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

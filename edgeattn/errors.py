@@ -57,12 +57,20 @@ class EngineError(EdgeAttnError, RuntimeError):
     """An engine that could not be loaded or run."""
 
 
+class StaleEngineError(EngineError):
+    """An engine that was built for another TensorRT, GPU, system or plugin: to be built again."""
+
+
 class TargetError(EdgeAttnError, ValueError):
     """A board, a JetPack or a GPU architecture that is not known, or that do not go together."""
 
 
 class BoardError(EdgeAttnError, RuntimeError):
     """Sensors that cannot be read, or clocks that cannot be set."""
+
+
+class DeployError(EdgeAttnError, RuntimeError):
+    """A board that cannot be reached, or a deployment that failed there."""
 
 
 class PluginError(EdgeAttnError, RuntimeError):

@@ -124,7 +124,7 @@ class BundleManifest:
             if values.keys() != {"manifest", "name", "entries", "build", "tolerances"}:
                 raise ValueError(f"its keys are {', '.join(values)}")
             manifest = cls(
-                _bundle_name(values["name"]),
+                check_bundle_name(values["name"]),
                 tuple(BundleEntry(**entry) for entry in values["entries"]),
                 dict(values["build"]),
                 {
@@ -205,11 +205,16 @@ def check_name(name: Any) -> None:
         )
 
 
-def _bundle_name(value: Any) -> str:
-    check_name(value)
-    if "/" in value:
-        raise ValueError(f"the bundle's name is {value!r}, a path")
-    return str(value)
+def check_bundle_name(name: Any) -> str:
+    """Refuse what a bundle may not be called; returns the name.
+
+    Raises:
+        ArtifactError: In one sentence.
+    """
+    check_name(name)
+    if "/" in name:
+        raise ArtifactError(f"{name!r} is a path and no name for a bundle", "give a name")
+    return str(name)
 
 
 def _text(value: Any) -> str:

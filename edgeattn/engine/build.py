@@ -112,7 +112,7 @@ def build(
         TableError: If the table belongs to another graph.
         TargetError: If the target named is unknown.
     """
-    kind, choice = _choose_engine(engine, dry_run=dry_run, is_for_tensorrt=tensorrt is not None)
+    kind, choice = choose_engine(engine, dry_run=dry_run, is_for_tensorrt=tensorrt is not None)
     if table is not None and precision is None:
         raise BuildError("a table was given but no precision", "give a precision too")
     if threads is not None and kind == "tensorrt":
@@ -180,8 +180,15 @@ def build(
     return output
 
 
-def _choose_engine(engine: str, *, dry_run: bool, is_for_tensorrt: bool) -> tuple[Kind, str]:
+def choose_engine(
+    engine: str, *, dry_run: bool = False, is_for_tensorrt: bool = False
+) -> tuple[Kind, str]:
     """Settle what runs the engine; in words too, where `auto` falls back on the CPU.
+
+    Args:
+        engine: `cpu`, `tensorrt` or `auto`.
+        dry_run: Nothing is built, so TensorRT need not be there.
+        is_for_tensorrt: Options of TensorRT are given.
 
     Raises:
         BuildError: If the engine is unknown, or options of TensorRT are given for the CPU.

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,10 @@ KERNEL_FEATURES = (
     *("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni"),
     *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+
+_L4T_RELEASE = re.compile(
+    r"^# R(?P<major>\d+) \(release\), REVISION: (?P<rest>[\d.]+)", re.MULTILINE
 )
 
 
@@ -38,6 +43,16 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     fields = _first_processor(cpuinfo)
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return tuple(feature for feature in KERNEL_FEATURES if feature in flags)
+
+
+def l4t_release(root: Path = Path("/")) -> str:
+    """Tell the release of Linux for Tegra, such as `36.4.3`; empty where there is none.
+
+    Args:
+        root: Where `/etc` stands. In a container the file is often missing.
+    """
+    found = _L4T_RELEASE.search(read_text(root / "etc/nv_tegra_release") or "")
+    return f"{found['major']}.{found['rest']}" if found else ""
 
 
 def affinity() -> tuple[int, ...]:

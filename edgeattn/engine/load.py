@@ -15,7 +15,8 @@ from edgeattn.artifacts import (
 )
 from edgeattn.engine.base import Engine
 from edgeattn.engine.cpu_build import LoweredGraph, choose_int8, lower, was_tried_here
-from edgeattn.errors import ArtifactError, EngineError
+from edgeattn.engine.seal import bundle_of, check_seal, rebuild_hint
+from edgeattn.errors import ArtifactError, EngineError, StaleEngineError
 from edgeattn.graph.files import graph_sha256, load_graph
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def load(
 ) -> Engine:
     """Load an engine file, or an ONNX graph, which is lowered for the CPU in memory.
 
-    A TensorRT engine is compared with this machine's TensorRT, GPU and plugin library first.
+    A TensorRT engine is compared with this machine's TensorRT, GPU and plugin library first, a
+    sealed one with the machine that it was verified on too.
 
     An INT8 CPU engine that comes from another kind of processor is tried anew on this one: which
     arithmetic is faithful depends on the kernels. The choice stands in the engine's manifest in
@@ -46,22 +48,28 @@ def load(
 
     Raises:
         ArtifactError: If a file is missing, truncated, replaced or no engine.
-        EngineError: If the engine is for another device, its graph is refused, or an option is of
+        EngineError: If the engine is of an unknown kind, its graph is refused, or an option is of
             the other kind of engine.
         GraphError: If an ONNX file is no whole graph, or a weight is NaN or infinite.
         MissingDependencyError: If TensorRT or pycuda is needed and cannot be imported.
         PluginError: If a plugin library is needed and cannot be loaded.
+        StaleEngineError: If the engine was built for, or sealed on, another machine or software.
     """
     path = Path(path)
     if path.suffix.lower() == ".onnx":
         _refuse(path, "cpu", tensorrt is not None, "options of TensorRT")
         return _load_graph(path, threads)
     manifest = _read_manifest(path)
+    check_seal(path, manifest)
     if manifest.target == "tensorrt":  # which checks the hash itself, of what TensorRT reads
         from edgeattn.engine.tensorrt.load import load_tensorrt
 
         _refuse(path, manifest.target, threads is not None, "threads")
-        return load_tensorrt(path, manifest, tensorrt)
+        try:
+            return load_tensorrt(path, manifest, tensorrt)
+        except StaleEngineError as err:
+            hint = rebuild_hint(path, manifest) if bundle_of(manifest) else err.hint
+            raise StaleEngineError(err.message, hint) from err
     if manifest.target != "cpu":
         raise EngineError(
             f"{path} is an engine for {manifest.target}; this edgeattn runs engines for cpu and "

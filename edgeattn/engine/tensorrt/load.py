@@ -16,7 +16,7 @@ from edgeattn.artifacts import Manifest, sha256_of_file
 from edgeattn.engine.tensorrt.gpu import GpuIdentity, identify_gpu
 from edgeattn.engine.tensorrt.run import TensorRtEngine
 from edgeattn.engine.tensorrt.versions import TensorRtVersion, installed_version
-from edgeattn.errors import ArtifactError, EngineError, SpecError
+from edgeattn.errors import ArtifactError, EngineError, SpecError, StaleEngineError
 from edgeattn.plugin.build import find_plugin_library
 
 _AMPERE = 80
@@ -58,10 +58,10 @@ def load_tensorrt(
 
     Raises:
         ArtifactError: If the manifest is malformed, or the file is not the one it describes.
-        EngineError: If the engine belongs to another TensorRT, GPU or plugin library, or TensorRT
-            refuses it.
+        EngineError: If TensorRT refuses the engine.
         MissingDependencyError: If TensorRT or pycuda cannot be imported.
         PluginError: If the plugin library cannot be loaded.
+        StaleEngineError: If the engine belongs to another TensorRT, GPU or plugin library.
     """
     options = options or TensorRtRunOptions()
     built = _read(path, manifest)
@@ -122,7 +122,7 @@ def _check_version(path: Path, built: _Built, here: TensorRtVersion) -> None:
         return
     else:
         wanted = str(there)
-    raise EngineError(
+    raise StaleEngineError(
         f"{path} was built with TensorRT {there}, and {here} is installed here; expected {wanted}",
         "build it again here from its graph; --version-compatible makes engines that newer "
         "versions of the same major run",
@@ -137,7 +137,7 @@ def _check_gpu(path: Path, built: _Built, here: GpuIdentity) -> None:
     if level == "ampere+":
         runs = here.architecture >= _AMPERE
     if not runs:
-        raise EngineError(
+        raise StaleEngineError(
             f"{path} was built on {there.name} (sm_{there.architecture}), and this GPU is "
             f"{here.name} (sm_{here.architecture})",
             "engines are built on the GPU that runs them: build it again here from its graph",
@@ -172,14 +172,14 @@ def _find_plugin(path: Path, built: _Built, given: Path | None) -> Path | None:
             return candidate
     if candidates:
         raise _other_plugin(path, candidates[0])
-    raise EngineError(
+    raise StaleEngineError(
         f"{path} needs the plugin library that it was built with, and {kept} is not there",
         "name it with --plugin, or run `edgeattn plugin build` and build the engine again",
     )
 
 
-def _other_plugin(path: Path, library: Path) -> EngineError:
-    return EngineError(
+def _other_plugin(path: Path, library: Path) -> StaleEngineError:
+    return StaleEngineError(
         f"the plugin library {library} is not the one that {path} was built with: their hashes "
         "differ",
         "name that one with --plugin, or build the engine again with this one",

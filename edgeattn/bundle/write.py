@@ -1,0 +1,357 @@
+"""Write a bundle: collect the files, compute the golden tensors, list everything, sign."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from edgeattn.arrays import write_arrays
+from edgeattn.artifacts import (
+    Manifest,
+    Parent,
+    atomic_path,
+    check_writable,
+    json_bytes,
+    open_for_reading,
+    sha256_of_bytes,
+    sha256_of_file,
+)
+from edgeattn.bundle.archive import write_archive
+from edgeattn.bundle.format import (
+    GOLDEN_INPUTS,
+    GOLDEN_OUTPUTS,
+    GRAPH,
+    LABELS,
+    MANIFEST,
+    PLUGIN_LIBRARY,
+    PLUGIN_SOURCE,
+    PORTABLE,
+    POSTPROCESS,
+    PREPROCESS,
+    SIGNATURE,
+    TABLE,
+    WEIGHTS,
+    BundleEntry,
+    BundleManifest,
+    check_bundle_name,
+    check_entries,
+)
+from edgeattn.bundle.golden import Golden, make_golden, run_golden
+from edgeattn.bundle.plugins import describe_library, plugin_source_files
+from edgeattn.bundle.recipe import Recipe
+from edgeattn.bundle.sign import fingerprint, read_private_key
+from edgeattn.engine.load import load
+from edgeattn.engine.reference import Arrays, Distance, distance
+from edgeattn.engine.tensorrt.request import TensorRtRequest
+from edgeattn.errors import ArtifactError, DataError, TableError
+from edgeattn.graph.files import (
+    embedded_manifest,
+    graph_files,
+    graph_sha256,
+    input_specs,
+    load_graph,
+    save_graph,
+)
+from edgeattn.graph.op import attention_nodes
+from edgeattn.graph.passes.decompose import decompose
+
+Progress = Callable[[int, "int | None", str], None]
+PluginChoice = Literal["auto", "source", "none"]
+_STEPS = 5
+
+
+def write_bundle(
+    graph: Path | str,
+    output: Path | str | None = None,
+    *,
+    table: Path | str | None = None,
+    precision: str | None = None,
+    portable: Path | str | None = None,
+    engine: str = "auto",
+    targets: Sequence[str] = (),
+    tensorrt: TensorRtRequest | None = None,
+    plugin: PluginChoice = "auto",
+    libraries: Sequence[Path] = (),
+    labels: Path | str | None = None,
+    golden_inputs: Arrays | None = None,
+    seed: int = 0,
+    key: Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> BundleManifest:
+    """Put everything that a board needs into one file.
+
+    The same files, options and tools give the same bytes on one machine; on another processor
+    golden outputs may differ in their last digits.
+
+    Args:
+        graph: The ONNX file that the board builds.
+        output: Bundle to write; the graph's name with `.zip` if not given.
+        table: Calibration table: that of the `precision`, or the one that the graph was made with.
+        precision: Precision to write into the graph on the way, as `edgeattn.quantize` takes it.
+        portable: Graph in float for any ONNX runtime; by default what `precision` is applied to,
+            or the graph itself in standard operators, if it is not that already.
+        engine: What the board shall build: `cpu`, `tensorrt`, or `auto` for what it has.
+        targets: Names of the boards that it is for; none for any.
+        tensorrt: What is asked of a TensorRT build.
+        plugin: Whether the plugin's source travels along: `auto` if the graph needs it.
+        libraries: Plugin libraries that were built for the boards.
+        labels: Text file with the name of each class on a line.
+        golden_inputs: Real samples by input name, at least two; random ones if not given.
+        seed: Of the random samples.
+        key: Private Ed25519 key in PEM form to sign with.
+        name: What to call it; the graph's name if not given.
+        progress: Called with steps done, steps in all, and the step at hand.
+
+    Raises:
+        ArtifactError: If a file is missing or of no use, or the bundle cannot be written.
+        BuildError: If an option belongs to one machine, or does not exist.
+        DataError: If golden inputs or labels do not fit the graph.
+        EngineError: If the CPU cannot run the graph.
+        GraphError: If a graph is malformed.
+        MissingDependencyError: If a key is given without cryptography, or libraries without
+            pyelftools.
+        PluginError: If a library is no plugin.
+        TableError: If the table belongs to another graph.
+        TargetError: If a target is unknown.
+    """
+    graph = Path(graph)
+    output = graph.with_suffix(".zip") if output is None else Path(output)
+    name = graph.name.partition(".")[0] if name is None else name
+    check_bundle_name(name)
+    check_writable(output)
+    private_key = None if key is None else read_private_key(key)
+    recipe = Recipe(
+        engine,
+        tuple(targets),
+        tensorrt or TensorRtRequest(),
+        tuple(describe_library(Path(library)) for library in libraries),
+    )
+    step = _Steps(progress)
+    with tempfile.TemporaryDirectory(prefix=".edgeattn-", dir=output.absolute().parent) as folder:
+        typed, float_graph = graph, None if portable is None else Path(portable)
+        if precision is not None:
+            from edgeattn.calibration.quantize import quantize
+
+            step("quantize")
+            typed = Path(folder) / graph.name
+            quantize(graph, typed, table=table, precision=precision)
+            float_graph = float_graph or graph
+        contents = _Contents()
+        model = load_graph(typed)
+        contents.add_graph("graph", GRAPH, typed)
+        step("portable graph")
+        standard = _write_portable(model, typed, float_graph, Path(folder))
+        if standard is not None:
+            contents.add_graph("portable", PORTABLE, standard)
+        parents = {"graph": Parent(graph.name, graph_sha256(graph))}
+        if float_graph is not None and float_graph != graph:
+            parents["portable"] = Parent(float_graph.name, graph_sha256(float_graph))
+        if table is not None:
+            table = Path(table)
+            _check_table(table, model, typed)
+            contents.add("calib.json", TABLE, table)
+            parents["table"] = Parent(table.name, sha256_of_file(table))
+        step("golden tensors")
+        options = recipe.tensorrt.options
+        golden = make_golden(
+            typed,
+            golden_inputs,
+            shapes=[options.profiles[0].opt] if options.profiles else (),
+            seed=seed,
+            tf32=options.tf32,
+        )
+        report = _report(golden, standard if float_graph is not None else None)
+        specs = {"inputs": [asdict(spec) for spec in input_specs(model)]}
+        contents.add("preprocess.json", PREPROCESS, json_bytes(specs))
+        if labels is not None:
+            contents.add_labels(Path(labels), golden)
+        for role, arrays in ((GOLDEN_INPUTS, golden.inputs), (GOLDEN_OUTPUTS, golden.outputs)):
+            file = Path(folder) / f"{role}.npz"
+            write_arrays(file, arrays)
+            contents.add(f"golden/{role.removeprefix('golden-')}.npz", role, file)
+        is_needed = recipe.uses_plugin and engine != "cpu" and bool(attention_nodes(model))
+        if plugin == "source" or (plugin == "auto" and is_needed and not libraries):
+            for entry, path in plugin_source_files():
+                contents.add(f"plugin/source/{entry}", PLUGIN_SOURCE, path)
+        for library, path in zip(recipe.libraries, libraries, strict=True):
+            contents.add(library.name, PLUGIN_LIBRARY, Path(path))
+        step("write")
+        manifest = BundleManifest(
+            name,
+            tuple(contents.entries),
+            recipe.to_dict(),
+            golden.tolerances,
+            Manifest(
+                "bundle",
+                parents,
+                target=", ".join(targets),
+                options={
+                    "precision": precision,
+                    "golden": f"random, seed {seed}" if golden_inputs is None else "given",
+                    "key": fingerprint(private_key.public_key()) if private_key else None,
+                },
+                report=report,
+            ),
+        )
+        check_entries(manifest.entries)
+        data = manifest.to_bytes()
+        head: list[tuple[str, bytes | Path]] = [(MANIFEST, data)]
+        if private_key is not None:
+            head.append((SIGNATURE, private_key.sign(data)))
+        with atomic_path(output) as temporary:
+            write_archive(temporary, [*head, *contents.files])
+        step("write")
+    return manifest
+
+
+class _Contents:
+    """The files of a bundle, with what the manifest says of them."""
+
+    def __init__(self) -> None:
+        self.entries: list[BundleEntry] = []
+        self.files: list[tuple[str, bytes | Path]] = []
+
+    def add(self, name: str, role: str, content: bytes | Path) -> None:
+        """Take a file; a path is read again when the bundle is written."""
+        if isinstance(content, bytes):
+            entry = BundleEntry(name, sha256_of_bytes(content), len(content), role)
+        else:
+            entry = BundleEntry(name, *_hash_and_size(content), role)
+        self.entries.append(entry)
+        self.files.append((name, content))
+
+    def add_graph(self, folder: str, role: str, path: Path) -> None:
+        """Take a graph and its weights, which it calls by their names."""
+        first, *weights = graph_files(path)
+        self.add(f"{folder}/{role}.onnx", role, first)
+        for file in weights:
+            self.add(f"{folder}/{file.relative_to(path.parent).as_posix()}", WEIGHTS, file)
+
+    def add_labels(self, path: Path, golden: Golden) -> None:
+        """Take the names of classes, and which output they are of.
+
+        Raises:
+            DataError: If no output, or more than one, has as many classes.
+        """
+        with open_for_reading(path) as stream:
+            try:
+                lines = [line.strip() for line in stream.read().decode().splitlines()]
+            except UnicodeDecodeError as err:
+                raise DataError(f"the labels {path} are no UTF-8 text: {err}") from err
+        names = [line for line in lines if line]
+        fitting = [name for name, a in golden.outputs.items() if a.shape[-1:] == (len(names),)]
+        if len(fitting) != 1:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in golden.outputs.items())
+            raise DataError(
+                f"{path} names {len(names)} classes; expected as many as one output has: {shapes}",
+                "write one class a line, in the order of the output",
+            )
+        classes = {"kind": "classification", "output": fitting[0], "labels": "labels.txt"}
+        self.add("postprocess.json", POSTPROCESS, json_bytes(classes))
+        self.add("labels.txt", LABELS, "".join(f"{name}\n" for name in names).encode())
+
+
+class _Steps:
+    """Counts steps for a progress callback."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._done = progress, 0
+
+    def __call__(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(min(self._done, _STEPS), _STEPS, what)
+        self._done += 1
+
+
+def _hash_and_size(path: Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with open_for_reading(path) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _write_portable(
+    model: onnx.ModelProto, typed: Path, float_graph: Path | None, folder: Path
+) -> Path | None:
+    """Write the graph in standard operators; `None` if the typed one is that already."""
+    source = model if float_graph is None else load_graph(float_graph)
+    if not attention_nodes(source):
+        return float_graph
+    path = typed if float_graph is None else float_graph
+    found = embedded_manifest(source, str(path))
+    manifest = Manifest(
+        "graph",
+        {"graph": Parent(path.name, graph_sha256(path))},
+        options=(found.options if found else {}) | {"portable": True},
+    )
+    (folder / "portable").mkdir()
+    return save_graph(decompose(source), folder / "portable" / "portable.onnx", manifest)
+
+
+def _check_table(table: Path, model: onnx.ModelProto, typed: Path) -> None:
+    """Refuse a table that is not the one that a graph was quantized with.
+
+    Raises:
+        TableError: In one sentence.
+    """
+    found = embedded_manifest(model, str(typed))
+    parent = found.parents.get("table") if found else None
+    if parent is None:
+        raise TableError(
+            f"{typed.name} was not quantized with a table, and {table} was given",
+            "give --precision int8 to quantize it with the table, or leave the table out",
+        )
+    if parent.sha256 != sha256_of_file(table):
+        raise TableError(
+            f"{typed.name} was quantized with another table than {table}: their hashes differ",
+            f"give {parent.file} of that time, or quantize the graph again",
+        )
+
+
+def _report(golden: Golden, portable: Path | None) -> dict[str, Any]:
+    """Say how many samples are golden, and how far the graph is from the portable one.
+
+    Raises:
+        ArtifactError: If the two are not the same model: other inputs or outputs.
+    """
+    samples = len(next(iter(golden.inputs.values()), np.zeros(0)))
+    if portable is None:
+        return {"golden_samples": samples}
+    try:
+        with load(portable) as engine:
+            found = run_golden(engine, golden)
+    except DataError as err:
+        raise ArtifactError(
+            f"the portable graph is not that of the model: {err.message}", "give its own"
+        ) from err
+    shapes = {name: array.shape for name, array in golden.outputs.items()}
+    others = {name: array.shape for name, array in found.items()}
+    if shapes != others:
+        raise ArtifactError(
+            f"the portable graph is not that of the model: it yields {_spelled(others)}; expected "
+            f"{_spelled(shapes)}",
+            "give its own",
+        )
+    apart = {name: distance(found[name], array) for name, array in golden.outputs.items()}
+    return {
+        "golden_samples": samples,
+        "off_the_portable_graph": {name: _rounded(each) for name, each in apart.items()},
+    }
+
+
+def _rounded(off: Distance) -> dict[str, float]:
+    return {name: float(f"{value:.3g}") for name, value in off._asdict().items()}
+
+
+def _spelled(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
