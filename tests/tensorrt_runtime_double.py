@@ -102,6 +102,7 @@ class Script:
         layers: What a profiler is told of a run.
         information: What the inspector tells.
         inspected: The shapes of the context that it was given each time; `None` without one.
+        of_plan: What another plan than the usual one has instead: `compute_ms`, `information`.
         during: Called within each enqueue, before anything is done.
         calls: The calls that tell a context something, or run it.
         seen: The bytes of the inputs on the GPU, of each query when it ran.
@@ -121,6 +122,7 @@ class Script:
     layers: Sequence[tuple[str, float]] = ()
     information: str = '{"Layers": [], "Bindings": []}'
     inspected: list[dict[str, Shape] | None] = field(default_factory=list)
+    of_plan: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
     during: Callable[[], None] = lambda: None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     seen: list[dict[str, bytes]] = field(default_factory=list)
@@ -128,6 +130,10 @@ class Script:
     plan: bytes = b""
     runtime: dict[str, Any] = field(default_factory=dict)
     logger: Any = None
+
+    def told(self, name: str, plan: bytes) -> Any:
+        """Give what an attribute is for a plan."""
+        return self.of_plan.get(plan, {}).get(name, getattr(self, name))
 
     def is_refused(self, call: str) -> bool:
         """Tell whether a call shall fail, having logged why."""
@@ -214,6 +220,7 @@ class ICudaEngine:
     def __init__(self, runtime: Runtime, script: Script) -> None:
         self._runtime = runtime  # as the bindings keep it alive
         self._script = script
+        self._plan = script.plan
         self._tensors = {tensor.name: tensor for tensor in script.tensors}
         self._noted = _Destroyed(script, "ICudaEngine")
         self.num_io_tensors = len(script.tensors)
@@ -268,7 +275,7 @@ class EngineInspector:
         context = self.execution_context
         self._script.inspected.append(None if context is None else dict(context._shapes))
         refused = self._script.is_refused("get_engine_information")
-        return "" if refused else self._script.information
+        return "" if refused else self._script.told("information", self._engine._plan)
 
 
 class IExecutionContext:
@@ -372,7 +379,8 @@ class IExecutionContext:
                 memory[:] = planted[name]
 
         memory = (*inputs.values(), *outputs.values())
-        ledger.enqueue(handle, "compute", Operation(happen, script.compute_ms, memory))
+        compute_ms = script.told("compute_ms", self._engine._plan)
+        ledger.enqueue(handle, "compute", Operation(happen, compute_ms, memory))
         return True
 
     def report_to_profiler(self) -> bool:

@@ -37,7 +37,7 @@ def build_sentences(record: RepeatedBuilds, margin: float) -> Iterator[str]:
     if told:
         yield (
             f"Other kernels than in the engine that was there: in {sum(map(bool, told))} of "
-            f"{count}, in up to {max(told)} of {record.rows[0].layers} layers."
+            f"{count}, in up to {max(told)} layers; it has {record.rows[0].layers}."
         )
     yield _verdict(record)
 
