@@ -41,7 +41,7 @@ _SHAPES, _ATTENTION, _PRECISION, _MEMORY, _WHERE, _PLAN = (
 )
 _SHAPE = "NAME:1x3x224x224"
 
-_OPTIONS = (
+_SHAPE_OPTIONS = (
     _option(
         _SHAPES,
         *("--min-shapes", "--minShapes", "min_shapes"),
@@ -75,28 +75,50 @@ _OPTIONS = (
         callback=parse_profiles,
         help="Smallest, tuned and largest in one.",
     ),
+)
+_WAY_OPTION = _option(
+    _ATTENTION,
+    "--attention",
+    type=click.Choice(["plugin", "native", "attention"]),
+    default="plugin",
+    show_default=True,
+    help="What computes it: our plugin; standard operators, which TensorRT may fuse; or "
+    "ONNX's Attention operator (TensorRT 10.14 and later).",
+)
+_PLUGIN_OPTION = _option(
+    _ATTENTION,
+    *("--plugin", "--dynamicPlugins", "--staticPlugins", "plugin"),
+    type=FILE,
+    help="The plugin library. Default: $EDGEATTN_PLUGIN_LIBRARY, else what `edgeattn plugin "
+    "build` made for this GPU.",
+)
+_TARGET_OPTIONS = (
     _option(
-        _ATTENTION,
-        "--attention",
-        type=click.Choice(["plugin", "native", "attention"]),
-        default="plugin",
-        show_default=True,
-        help="What computes it: our plugin; standard operators, which TensorRT may fuse; or "
-        "ONNX's Attention operator (TensorRT 10.14 and later).",
+        _PLAN,
+        "--target",
+        metavar="BOARD",
+        help="One of `edgeattn targets`. A dry run plans for it; a build makes sure that it is it.",
     ),
+    _option(_PLAN, "--jetpack", metavar="VERSION", help="The JetPack release that the board runs."),
+    _option(
+        _PLAN,
+        *("--tensorrt-version", "tensorrt_version"),
+        metavar="VERSION",
+        help="Plan for this TensorRT, such as 10.3 or 11.1. Default: the JetPack's, else the one "
+        "here.",
+    ),
+)
+
+_OPTIONS = (
+    *_SHAPE_OPTIONS,
+    _WAY_OPTION,
     _option(
         _ATTENTION,
         *("--autotune-attention", "autotune_attention"),
         is_flag=True,
         help="Build each of these ways, time them, keep the fastest and report all.",
     ),
-    _option(
-        _ATTENTION,
-        *("--plugin", "--dynamicPlugins", "--staticPlugins", "plugin"),
-        type=FILE,
-        help="The plugin library. Default: $EDGEATTN_PLUGIN_LIBRARY, else what `edgeattn plugin "
-        "build` made for this GPU.",
-    ),
+    _PLUGIN_OPTION,
     _option(
         _ATTENTION,
         *("--embed-plugin", "embed_plugin"),
@@ -283,20 +305,7 @@ _OPTIONS = (
         metavar="N",
         help="The GPU to build on and for.",
     ),
-    _option(
-        _PLAN,
-        "--target",
-        metavar="BOARD",
-        help="One of `edgeattn targets`. A dry run plans for it; a build makes sure that it is it.",
-    ),
-    _option(_PLAN, "--jetpack", metavar="VERSION", help="The JetPack release that the board runs."),
-    _option(
-        _PLAN,
-        *("--tensorrt-version", "tensorrt_version"),
-        metavar="VERSION",
-        help="Plan for this TensorRT, such as 10.3 or 11.1. Default: the JetPack's, else the one "
-        "here.",
-    ),
+    *_TARGET_OPTIONS,
     _option(
         _PLAN,
         *("--save-lowered", "lowered_graph"),
@@ -334,6 +343,15 @@ def tensorrt_options(function: Function) -> Function:
     It gets them as one argument, `tensorrt`: a `TensorRtRequest`, or `None` if the user set none.
     """
     return _with_options(function, _OPTIONS, build_request)
+
+
+def tensorrt_check_options(function: Function) -> Function:
+    """Give a verb the options that say what a graph would be built for, and with which shapes.
+
+    It gets them as `tensorrt_options` gives them.
+    """
+    options = (*_TARGET_OPTIONS, *_SHAPE_OPTIONS, _WAY_OPTION, _PLUGIN_OPTION)
+    return _with_options(function, options, build_request)
 
 
 _RUNNING = f"{_TITLE}, running"

@@ -1,0 +1,1 @@
+"""Will a graph become the engine that is wanted, on a board that is not here?"""
