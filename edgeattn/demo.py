@@ -122,7 +122,7 @@ def run_demo(folder: Path | str = "demo", progress: Progress | None = None) -> D
     for precision, plan in plans.items():
         report(5, len(steps), f"{steps[5]} {precision}")
         files = _report_files(plan)
-        reports += files.paths()
+        reports += files.paths().values()
         one_image = {name: array[:1] for name, array in inputs.items()}
         measured = edgeattn.profile(
             plan, one_image, duration_s=PROFILE_SECONDS, layers=True, output=files

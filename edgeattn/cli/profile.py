@@ -160,7 +160,7 @@ def command(
     from edgeattn.profiling.report_files import ReportFiles
 
     files = ReportFiles(output, html, trace, export_times, export_profile)
-    written = [str(path) for path in files.paths()]
+    written = list(files.paths().values())
     with working() as progress:
         report = edgeattn.profile(
             engine,

@@ -94,7 +94,7 @@ def test_without_jinja2_there_is_no_page_and_all_the_rest(monkeypatch: pytest.Mo
     without = lambda name, *rest: None if name == "jinja2" else find_spec(name, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", without)
     files = demo._report_files(Path("net.int8.engine"))
-    assert [path.name for path in files.paths()] == ["net.int8.profile.json"]
+    assert [path.name for path in files.paths().values()] == ["net.int8.profile.json"]
 
 
 def test_progress_names_every_step(
