@@ -43,7 +43,7 @@ from edgeattn.profiling.repeat import repeat_builds as build_again
 from edgeattn.profiling.report import PARTS, LatencyReport
 from edgeattn.profiling.report_files import ReportFiles
 from edgeattn.profiling.stats import LatencyStats
-from edgeattn.profiling.sustained import BOARD_HZ, sustain
+from edgeattn.profiling.sustained import board_hz, sustain
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
@@ -194,7 +194,7 @@ def profile(
                     read=chosen.read,
                     device=device,
                     percentiles=chosen.percentiles,
-                    sampler=BoardSampler(BOARD_HZ) if board else None,
+                    sampler=BoardSampler(board_hz(sustained_minutes)) if board else None,
                     progress=progress,
                 )
                 warnings = (*report.warnings, *found.warnings)

@@ -34,8 +34,10 @@ from edgeattn.profiling.measure import WARM_UP_MS, Clock, Query, measure, measur
 from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.stats import PercentileRule, percentile_ms, trtexec_percentile_ms
 
-# Enough for clocks and temperatures; an hour of it is 7200 samples.
-BOARD_HZ = 2.0
+# Samples of the board: twice a second for an hour, or as many over a longer run; every five seconds
+# at the least, so that a verdict on a minute has enough of them.
+_MOST_HZ, _LEAST_HZ = 2.0, 0.2
+_SAMPLES = 7200
 
 _MINUTE_S = 60.0
 _BLOCK_QUERIES = 20_000
@@ -136,6 +138,11 @@ class _Timed:
     throughput_qps: float
 
 
+def board_hz(minutes: float) -> float:
+    """Choose the samples a second to take of the board in a run of so many minutes, above 0."""
+    return max(_LEAST_HZ, min(_MOST_HZ, _SAMPLES / (minutes * _MINUTE_S)))
+
+
 def sustain(
     queries: Sequence[Query],
     minutes: float,
@@ -159,7 +166,7 @@ def sustain(
         read: Gives a measurement as the mode counts it: `Mode.read`.
         device: What does the work: its clock is told and judged.
         percentiles: Whose percentiles: `Mode.percentiles`.
-        sampler: Watches the board, at `BOARD_HZ` if it is up to you; started and stopped here.
+        sampler: Watches the board, at `board_hz(minutes)`; started and stopped here.
             `None`: nobody does.
         warm_up_ms: Time to run without timing before.
         clock: Nanoseconds of a monotonic clock.

@@ -19,7 +19,7 @@ from edgeattn.errors import ArtifactError, DataError
 from edgeattn.profiling.board.sample import BoardSample, BoardTrace
 from edgeattn.profiling.board.sampler import BoardSampler
 from edgeattn.profiling.modes import MODES
-from edgeattn.profiling.sustained import BOARD_HZ, Sustained, sustain
+from edgeattn.profiling.sustained import Sustained, board_hz, sustain
 from tests.edgeattn.profiling.board.boards import orin_nano
 
 MS = 1_000_000
@@ -308,7 +308,7 @@ def test_a_real_sampler_watches_a_real_run(tmp_path: Path) -> None:
         read=MODES["device"].read,
         device="gpu",
         percentiles="nearest-rank",
-        sampler=BoardSampler(BOARD_HZ, orin_nano(tmp_path)),
+        sampler=BoardSampler(board_hz(0.03), orin_nano(tmp_path)),
         warm_up_ms=0,
     )
     (minute,) = told.minutes
@@ -375,6 +375,13 @@ def test_a_verdict_that_nobody_gives_is_refused() -> None:
         Sustained.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("minutes", "hz"), [(0.05, 2), (60, 2), (120, 1), (480, 0.25), (1440, 0.2), (10_000, 0.2)]
+)
+def test_samples_of_the_board_stay_few_in_long_runs(minutes: float, hz: float) -> None:
+    assert board_hz(minutes) == pytest.approx(hz)
+
+
 @pytest.mark.jetson
 def test_a_jetson_tells_clock_temperature_and_watts_of_each_minute() -> None:
     told = sustain(
@@ -383,7 +390,7 @@ def test_a_jetson_tells_clock_temperature_and_watts_of_each_minute() -> None:
         read=MODES["host"].read,
         device="cpu",
         percentiles="nearest-rank",
-        sampler=BoardSampler(BOARD_HZ),
+        sampler=BoardSampler(board_hz(0.1)),
     )
     (minute,) = told.minutes
     assert told.board.problem == ""
