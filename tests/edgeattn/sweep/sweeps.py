@@ -19,6 +19,7 @@ accuracy = "labelled.npz"
 iterations = 2
 duration_s = 0.01
 warm_up_ms = 0
+board = false
 """
 
 

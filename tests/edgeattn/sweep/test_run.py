@@ -62,6 +62,17 @@ def test_the_rows_figures_are_those_of_the_engine_that_is_left(swept):
     assert row["figures"]["p50_ms"] == report.latency.p50_ms
 
 
+def test_rows_say_what_the_board_did_where_it_was_watched(swept, tmp_path):
+    assert {row["verdict"] for row in swept[1].rows} == {None}
+    text = FLOATS.replace("board = false", "idle_s = 0").replace("[1, 3]", "[1]")
+    outcome = run_sweep(write_sweep(tmp_path, text))
+    (row,) = outcome.rows
+    board = read_report(outcome.path.parent / "reports" / f"{row['case']}.profile.json").board
+    assert row["verdict"] == board.verdict.word
+    assert row["verdict_reasons"] == list(board.verdict.reasons)
+    assert row["power_mode"] == board.trace.power_mode
+
+
 def test_cases_share_what_they_can_and_the_graph_is_not_touched(swept):
     folder, _ = swept
     files = sorted(path.name for path in (folder / "out" / "graphs").glob("*"))
@@ -111,6 +122,50 @@ def test_a_case_that_fails_is_a_row_and_the_others_go_on(tmp_path, capfd, monkey
     (tmp_path / "sweep.toml").write_text(first.replace("[[exclude]]\nbatch_size = 3\n", ""))
     assert run(["sweep", "sweep.toml", "--retry-failed"]) == 1
     assert "2 cases, 2 of them now" in capfd.readouterr().out
+
+
+def test_rows_that_are_there_are_shown_and_become_a_page_without_running(swept, tmp_path, capfd):
+    folder, outcome = swept
+    rows = folder / "out" / "results.jsonl"
+    before = rows.read_bytes()
+    page = tmp_path / "page.html"
+    assert run(["sweep", str(rows), "--html", str(page), "--json"]) == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert (printed["ran"], printed["rows"]) == (0, list(outcome.rows))
+    assert rows.read_bytes() == before
+    text = page.read_text()
+    assert "<h1>out</h1>" in text
+    assert all(f'<tr id="case-{row["case"]}"' in text for row in outcome.rows)
+    assert run(["sweep", str(rows)]) == 0
+    assert "nothing ran" in capfd.readouterr().out
+
+
+def test_rows_that_are_only_shown_take_no_option_of_cases_that_run(swept, capfd):
+    rows = str(swept[0] / "out" / "results.jsonl")
+    for option in (["--resume"], ["-o", "other"], ["--timeout", "5"], ["--retry-throttled"]):
+        assert run(["sweep", rows, *option]) == 2
+        assert "is for cases that run" in capfd.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, capfd):
+    spec = write_sweep(tmp_path, FLOATS)
+    assert run(["sweep", str(spec), "--html", str(tmp_path / "nowhere" / "page.html")]) == 1
+    assert "there is no folder" in capfd.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_leaves_its_page_where_cases_fail_too(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    text = FLOATS.replace("[1, 3]", "[3]") + '[[include]]\nresolution = "7x7"\n'
+    write_sweep(tmp_path, text)
+    # In the folder of the rows, which is new.
+    assert run(["sweep", "sweep.toml", "-o", "out", "--html", "out/page.html"]) == 1
+    captured = capfd.readouterr()
+    assert "wrote out/page.html" in captured.out
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert "<h1>sweep</h1>" in page
+    assert "no input has the axes of the resolution 7x7" in page
+    assert "1 of 2 cases failed" in page
 
 
 def test_boards_want_a_scheduler(tmp_path):
