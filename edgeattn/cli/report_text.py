@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeattn.cli.builds_text import print_builds
 from edgeattn.cli.console import print_table, shape
+from edgeattn.cli.sustained_text import print_minutes
 
 if TYPE_CHECKING:
     from edgeattn.profiling.board.watch import BoardState
@@ -37,6 +39,10 @@ def print_report(report: LatencyReport) -> None:
     print_table(("ms", *STATISTICS), [[name, *latency_row(stats)] for name, stats in parts])
     if report.layers:
         _print_modules(report.layers)
+    if report.builds:
+        print_builds(report.builds)
+    if report.sustained:
+        print_minutes(report.sustained)
     for name, text in _fields(report):
         click.echo(f"{name:<11} {text}")
     for warning in report.warnings:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from edgeattn.profiling.page.plot import SIZE, Axis, Key, Mark, Plot, box, line
@@ -16,6 +18,7 @@ _GROUPS = (
 )
 _COLOURS = 8
 _BUCKETS = 300
+_LONGEST_PAUSE = 3.0  # times what a sensor usually pauses
 _CORE = re.compile(r"cpu\d+$")
 
 _Column = Sequence["float | None"]
@@ -88,13 +91,18 @@ def _without_cores(columns: Mapping[str, _Column]) -> dict[str, _Column]:
 
 
 def _path(x: Axis, y: Axis, seconds: Sequence[float], values: _Column) -> str:
-    """Join samples, with gaps where a sensor was silent; of many, the extremes of each bucket."""
+    """Join samples, with gaps where a sensor was silent; of many, the extremes of each bucket.
+
+    Some sensors are read less often than others: what is longer than they usually pause is silence.
+    """
+    known = [(t, value) for t, value in zip(seconds, values, strict=True) if value is not None]
+    steps = [after - before for (before, _), (after, _) in pairwise(known)]
+    longest = _LONGEST_PAUSE * statistics.median(steps) if steps else 0.0
     pieces: list[list[tuple[float, float]]] = [[]]
-    for time, value in zip(seconds, values, strict=True):
-        if value is None:
+    for step, (time, value) in zip((0.0, *steps), known, strict=False):
+        if step > longest:
             pieces.append([])
-        else:
-            pieces[-1].append((x.at(time), SIZE - y.at(value)))
+        pieces[-1].append((x.at(time), SIZE - y.at(value)))
     return "".join(line(_thinned(piece)) for piece in pieces if piece)
 
 

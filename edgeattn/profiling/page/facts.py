@@ -136,14 +136,17 @@ def build_summary(build_report: Mapping[str, Any]) -> list[str]:
     return [line for line in describe_report(build_report) if not line.startswith(" ")]
 
 
-def board_facts(board: Mapping[str, Any]) -> dict[str, str]:
-    """Say what was watched and how the board was set."""
+def board_facts(report: Mapping[str, Any]) -> dict[str, str]:
+    """Say what was watched, how the board was set, and why its energy is not known."""
+    board = report["board"]
     locked = board["jetson_clocks"]
     facts = {
         "Board": board["board"],
         "Power mode": board["power_mode"],
         "GPU clock": "" if locked is None else ("locked" if locked else "free to move"),
+        "Locked for this": ", ".join(report.get("locked_clocks") or ()),
         "Power of the whole": board["total_rail"],
+        "No energy": report.get("no_energy") or "",
         "Samples": f"{len(board['time_ns']):,}, every {1e3 * board['period_s']:g} ms asked for, "
         f"from {board['source']}",
         "Problem": board["problem"],

@@ -79,7 +79,7 @@ def _values(report: Mapping[str, Any]) -> dict[str, Any]:
         "layers": layers and _layer_values(layers),
         "board": board
         and {
-            "facts": facts.board_facts(board),
+            "facts": facts.board_facts(report),
             "plots": board_plots(board, report.get("window_ns")),
             "is_throttled": any(board["throttled"]),
         },
