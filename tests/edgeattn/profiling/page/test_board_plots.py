@@ -1,4 +1,4 @@
-"""Sensors over time: a line goes on where they pause as usual, and is cut where they fall silent."""
+"""A line goes on where a sensor pauses as usual, and is cut where it fell silent."""
 
 from __future__ import annotations
 
