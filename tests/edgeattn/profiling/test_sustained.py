@@ -242,6 +242,28 @@ def test_ctrl_c_keeps_the_minutes_that_are_whole() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def test_collections_between_blocks_look_at_new_objects_only() -> None:
+    frozen: set[bool] = set()
+
+    def takes_ms(now: int) -> float:
+        frozen.add(gc.get_freeze_count() > 1000)
+        return 10.0
+
+    run(FakeClock(), takes_ms, 0.5)
+    assert frozen == {True}
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_somebody_froze_before_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        run(FakeClock(), 10.0, 0.5)
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()
+
+
 def test_ctrl_c_in_the_first_minute_is_an_interrupt() -> None:
     sampler = ScriptedSampler(board(1))
     with pytest.raises(KeyboardInterrupt):

@@ -158,6 +158,14 @@ def test_marks_tell_their_values_under_the_pointer(opened, full):
     assert page.locator("#tip").is_hidden()
 
 
+def test_a_minute_and_a_build_tell_their_figures_under_the_pointer(opened, full):
+    page = opened(full)
+    page.locator("#sustained-power .hit").nth(10).hover(force=True)
+    assert page.locator("#tip").text_content().startswith("minute 11: p50 5.")
+    page.locator("#builds-medians .point.c2").hover(force=True)
+    assert page.locator("#tip").text_content().startswith("build 3, kept: median 4.4")
+
+
 def test_without_a_script_the_page_is_whole_and_has_no_dead_controls(opened, full):
     page = opened(full, java_script_enabled=False)
     assert len(_column(page, 1)) == 77
