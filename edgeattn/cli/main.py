@@ -35,8 +35,10 @@ VERBS = {
     "compare": "Compare two engines' outputs and latency on the same inputs.",
     "sweep": "Build and measure many engines from one file.",
     "inspect": "Describe any file that edgeattn writes or reads.",
+    "check": "Check a graph for a board, without TensorRT.",
     "plugin": "Build the attention kernels and the TensorRT plugin; check one.",
-    "doctor": "Examine this machine, and say what to fix.",
+    "deploy": "Build, verify and profile a bundle on boards, over SSH.",
+    "doctor": "Examine this machine or a board, and say what to fix.",
     "targets": "List the boards that engines are built for.",
     "demo": "Walk the whole path on the shipped model and images.",
 }

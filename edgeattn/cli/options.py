@@ -76,6 +76,34 @@ shapes_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+def board_options(function: Function) -> Function:
+    """Give a verb `--folder`, `--python` and `--ssh-config`, which say how a board is reached."""
+    decorators = (
+        click.option(
+            "--folder",
+            metavar="DIR",
+            default="~/edgeattn",
+            show_default=True,
+            help="Where everything that is deployed is on the board.",
+        ),
+        click.option(
+            "--python",
+            metavar="PROGRAM",
+            default="python3",
+            show_default=True,
+            help="The board's Python: on a Jetson the one that its TensorRT is for.",
+        ),
+        click.option(
+            "--ssh-config",
+            type=FILE,
+            help="A config of ssh in place of your own, ~/.ssh/config.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
 def timing_options(function: Function) -> Function:
     """Give a verb `--iterations`, `--duration` and `--warm-up`, which mean what trtexec's do."""
     decorators = (

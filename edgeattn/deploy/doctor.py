@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from edgeattn.deploy.anonymous import anonymous
 from edgeattn.deploy.board import Board, read_board
 from edgeattn.deploy.findings import Finding
 from edgeattn.deploy.machine import Machine
@@ -44,6 +46,8 @@ class Examination:
 def examine(machine: Machine | None = None, progress: Progress | None = None) -> Examination:
     """Examine a machine. Nothing is changed, and nothing needs to be installed.
 
+    Findings name no user: paths in homes are shortened.
+
     Args:
         machine: The machine; by default this one.
         progress: Called with steps done, steps in all, and the step at hand.
@@ -67,5 +71,5 @@ def examine(machine: Machine | None = None, progress: Progress | None = None) ->
     for done, (name, check) in enumerate(checks.items()):
         if progress is not None:
             progress(done, len(checks), name)
-        findings += check()
+        findings += [anonymous(finding, Path.home()) for finding in check()]
     return Examination(board, tuple(findings))

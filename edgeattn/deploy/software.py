@@ -22,7 +22,7 @@ _BASE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "click", "rich")
 _EXTRAS = {"torch": "export models", "onnxscript": "export models", "pyelftools": "check plugins"}
 # The first whose bindings read NumPy 2's arrays: those of 10.0 to 10.15 take their strides for
 # others and give wrong weights without an error (tried with each version's wheel).
-_NUMPY_2 = (10, 16)
+NUMPY_2 = (10, 16)
 
 _IMPORT_TENSORRT = "import tensorrt; print(tensorrt.__version__)"
 _IMPORT_PYCUDA = (
@@ -193,7 +193,7 @@ def _system_bindings(machine: Machine) -> str:
 
 def _check_numpy(machine: Machine, version: TensorRtVersion) -> Iterator[Finding]:
     numpy = machine.package("numpy") or ""
-    if int(numpy.partition(".")[0] or 0) >= 2 and (version.major, version.minor) < _NUMPY_2:
+    if int(numpy.partition(".")[0] or 0) >= 2 and (version.major, version.minor) < NUMPY_2:
         yield Finding(
             "error",
             "NumPy",

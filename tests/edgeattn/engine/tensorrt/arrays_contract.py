@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorrt as trt
 
-from edgeattn.deploy.software import _NUMPY_2
+from edgeattn.deploy.software import NUMPY_2
 from edgeattn.engine.tensorrt.versions import installed_version
 
 VERSION = installed_version()
 IS_MISREAD = np.lib.NumpyVersion(np.__version__) >= "2.0.0" and (
-    (VERSION.major, VERSION.minor) < _NUMPY_2
+    (VERSION.major, VERSION.minor) < NUMPY_2
 )
 
 

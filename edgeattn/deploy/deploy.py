@@ -1,0 +1,246 @@
+"""Bring a bundle to boards: send what they lack, and let each build, verify, profile and activate.
+
+References:
+    docs/deploy.md: what is on a board afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeattn.artifacts import write_bytes
+from edgeattn.deploy.plan import FETCHED, Shipment, make_plan, make_shipment
+from edgeattn.deploy.remote import RETRY_S, RemoteBoard
+from edgeattn.deploy.ssh import Connection
+from edgeattn.deploy.wheel import pack_wheel, wheel_name
+from edgeattn.errors import DeployError, EdgeAttnError
+
+FOLDER = "~/edgeattn"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BoardProgress:
+    """How far a board is.
+
+    Attributes:
+        board: Its name.
+        step: What it is at.
+        done: How far; bytes of an upload.
+        total: Out of how much; `None` if that is not known.
+        detail: What is done at the moment.
+    """
+
+    board: str
+    step: str
+    done: int = 0
+    total: int | None = None
+    detail: str = ""
+
+
+Notify = Callable[[BoardProgress], None]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How boards are reached.
+
+    Attributes:
+        folder: Their deployment folder.
+        python: Their Python.
+        ssh_config: A config of ssh in place of the user's own.
+        retry_s: Waits before a lost connection is made again, in seconds.
+    """
+
+    folder: str = FOLDER
+    python: str = "python3"
+    ssh_config: Path | None = None
+    retry_s: Sequence[float] = RETRY_S
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What became of a deployment on one board.
+
+    Attributes:
+        board: The board's name.
+        destination: Its address as it was given.
+        id: The deployment's name on the board; empty if it did not come to one.
+        folder: Where it is there.
+        sent_bytes: How much was sent.
+        seconds: How long each step took that was done this time.
+        files: What came back.
+        error: Why it failed; `None` if the deployment is current now.
+    """
+
+    board: str
+    destination: str
+    id: str = ""
+    folder: str = ""
+    sent_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    error: EdgeAttnError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the record into JSON values."""
+        error = self.error
+        return {
+            "board": self.board,
+            "destination": self.destination,
+            "id": self.id,
+            "folder": self.folder,
+            "sent_bytes": self.sent_bytes,
+            "seconds": self.seconds,
+            "files": [str(path) for path in self.files],
+            "error": {"message": error.message, "hint": error.hint} if error else None,
+        }
+
+
+def deploy(
+    destinations: Sequence[str],
+    bundle: Path,
+    *,
+    reach: Reach | None = None,
+    wheelhouse: Path | None = None,
+    public_key: Path | None = None,
+    profile_arguments: Sequence[str] = (),
+    output: Path = Path("deployed"),
+    notify: Notify = lambda progress: None,
+) -> list[Deployment]:
+    """Deploy a bundle to boards, all at the same time.
+
+    Args:
+        destinations: Addresses: `USER@HOST`, or what ssh's config calls them.
+        bundle: The bundle.
+        reach: How they are reached.
+        wheelhouse: Folder of the packages that boards without a network need.
+        public_key: Refuse the bundle, here and on the boards, if it is not signed with its key.
+        profile_arguments: Options of `edgeattn profile` on the boards.
+        output: Where the boards' manifests, reports and logs go, each into a folder of its name.
+        notify: Called as the boards proceed, from several threads.
+
+    Returns:
+        What became of each, in the order given; one board's failure is its own.
+
+    Raises:
+        ArtifactError: If the bundle is refused, or a file cannot be read.
+        DeployError: If a board cannot be reached: none is changed then.
+    """
+    from edgeattn.bundle.read import Bundle
+
+    with Bundle.open(bundle, public_key):
+        pass  # whatever a board would refuse is refused here
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeattn-")))
+        wheel = folder / wheel_name()
+        write_bytes(wheel, pack_wheel())
+        shipment = make_shipment(bundle, wheel, wheelhouse=wheelhouse, public_key=public_key)
+        boards = stack.enter_context(connected(destinations, reach, notify))
+        # One after the other: a passphrase may be asked for.
+        looks = []
+        for connection, board in boards:
+            notify(BoardProgress(connection.name, "connect"))
+            looks.append(board.look())
+        with ThreadPoolExecutor(len(boards)) as pool:
+            futures = [
+                pool.submit(_deploy_one, *board, look, shipment, profile_arguments, output, notify)
+                for board, look in zip(boards, looks, strict=True)
+            ]
+            return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def connected(
+    destinations: Sequence[str], reach: Reach | None = None, notify: Notify = lambda progress: None
+) -> Iterator[list[tuple[Connection, RemoteBoard]]]:
+    """Give each board with its connection, and end the connections.
+
+    Raises:
+        DeployError: If an address is none, or two are of the same host.
+    """
+    reach = reach or Reach()
+    with contextlib.ExitStack() as stack:
+        boards: list[tuple[Connection, RemoteBoard]] = []
+        for destination in destinations:
+            connection = stack.enter_context(Connection(destination, reach.ssh_config))
+            if connection.name in [known.name for known, _ in boards]:
+                raise DeployError(f"the board {connection.name} is given twice", "leave one out")
+
+            def on_retry(text: str, name: str = connection.name) -> None:
+                log.warning("%s: %s", name, text)
+                notify(BoardProgress(name, "connect", detail=text))
+
+            boards.append(
+                (
+                    connection,
+                    RemoteBoard(
+                        connection,
+                        reach.folder,
+                        reach.python,
+                        retry_s=reach.retry_s,
+                        on_retry=on_retry,
+                    ),
+                )
+            )
+        yield boards
+
+
+def _deploy_one(
+    connection: Connection,
+    board: RemoteBoard,
+    facts: dict[str, Any],
+    shipment: Shipment,
+    profile_arguments: Sequence[str],
+    output: Path,
+    notify: Notify,
+) -> Deployment:
+    """Deploy to one board; what goes wrong is part of what is returned."""
+    name, destination = connection.name, connection.destination
+    known: dict[str, Any] = {}
+    try:
+        plan = make_plan(shipment, facts, profile_arguments)
+        known |= {"id": plan["id"], "folder": f"{facts['folder']}/deployments/{plan['id']}"}
+        pieces = [piece for pieces in shipment.pieces.values() for piece in pieces]
+        known["sent_bytes"] = board.upload(
+            pieces, lambda done, total: notify(BoardProgress(name, "upload", done, total))
+        )
+        board.start(plan)
+        seconds: dict[str, float] = {}
+        known["seconds"] = seconds
+        end = board.follow(plan["id"], lambda event: _pass_on(name, event, seconds, notify))
+        folder = output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        known["files"] = tuple(board.fetch(plan["id"], FETCHED, folder))
+        if end["status"] != "done":
+            raise DeployError(end["message"], end.get("hint") or f"its logs are in {folder}")
+    except EdgeAttnError as err:
+        notify(BoardProgress(name, "failed", detail=err.message))
+        return Deployment(name, destination, **known, error=err)
+    except OSError as err:
+        error = DeployError(f"{output / name} cannot be written: {err.strerror or err}")
+        return Deployment(name, destination, **known, error=error)
+    notify(BoardProgress(name, "done"))
+    return Deployment(name, destination, **known)
+
+
+def _pass_on(board: str, event: dict[str, Any], seconds: dict[str, float], notify: Notify) -> None:
+    """Turn a board's event into progress."""
+    step = event["step"]
+    if event["event"] == "done":
+        seconds[step] = event["seconds"]
+    elif event["event"] == "progress":
+        notify(BoardProgress(board, step, event["done"], event["total"], event["what"]))
+    elif event["event"] == "line":
+        log.debug("%s: %s: %s", board, step, event["line"])
+        notify(BoardProgress(board, step, detail=event["line"]))
+    elif event["event"] == "begin":
+        notify(BoardProgress(board, step))
