@@ -138,6 +138,8 @@ def _show(outcome: SweepOutcome, as_json: bool) -> None:
 
 
 def _print(rows: tuple[dict[str, Any], ...], front: set[str]) -> None:
+    from edgeattn.sweep.pareto import has_no_error
+
     def cell(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
@@ -153,7 +155,7 @@ def _print(rows: tuple[dict[str, Any], ...], front: set[str]) -> None:
                 "*" if row["case"] in front else "",
                 cell(found["p50_ms"], ".3f"),
                 cell(found["p99_ms"], ".3f"),
-                cell(found["sqnr_db"], ".1f"),
+                "∞" if has_no_error(row) else cell(found["sqnr_db"], ".1f"),
                 cell(found["top1_b"], ".2f"),
                 cell(found["energy_mj"], ".2f"),
                 size(found["engine_bytes"]),

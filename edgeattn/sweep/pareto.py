@@ -127,11 +127,20 @@ def beats(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def accuracy_of(row: Row, figure: Accuracy) -> float:
-    """Give the accuracy of a row; infinite where its outputs have no error at all."""
+    """Give the accuracy of a row; minus infinity where its outputs are no numbers."""
     value = row["figures"][figure]
-    if value is None:  # infinite, which JSON lacks
-        return math.inf if row["figures"]["max_abs_error"] == 0 else -math.inf
+    if value is None:  # infinite or no number, which JSON lacks
+        return math.inf if has_no_error(row) else -math.inf
     return float(value)
+
+
+def has_no_error(row: Row) -> bool:
+    """Tell whether outputs equal those of the model's FP32 graph: their ratio to noise is infinite.
+
+    Args:
+        row: Of a sweep; a failed one has no outputs.
+    """
+    return row["figures"].get("max_abs_error") == 0
 
 
 def board_of(row: Row) -> str:

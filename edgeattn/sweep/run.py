@@ -13,6 +13,7 @@ from typing import Any
 from edgeattn.artifacts import tool_versions
 from edgeattn.errors import BoardError, SpecError
 from edgeattn.profiling.board.clocks import restore_clocks
+from edgeattn.profiling.measure import DURATION_S
 from edgeattn.sweep.cases import Case, expand
 from edgeattn.sweep.pareto import is_throttled
 from edgeattn.sweep.process import run_task
@@ -77,7 +78,8 @@ def run_sweep(
         BoardError: If no worker has a board that the sweep names, or clocks are to be locked here
             without the right to.
         MissingDependencyError: If a scheduler is given and dask.distributed is not installed.
-        SpecError: If the file is wrong, or boards are named and no scheduler.
+        SpecError: If the file is wrong, boards are named and no scheduler, or cases are measured
+            for longer than the timeout.
     """
     read = read_spec(spec)
     cases = expand(read)
@@ -85,6 +87,13 @@ def run_sweep(
     if boards and scheduler is None:
         raise SpecError(
             f"the sweep names the board {boards[0]}, and cases run here", "give --scheduler"
+        )
+    least_s = read.measure.get("duration_s", DURATION_S)
+    least_s += 60 * read.measure.get("sustained_minutes", 0)
+    if timeout_s is not None and timeout_s <= least_s:
+        raise SpecError(
+            f"each case is measured for at least {least_s:g} s, and the timeout is {timeout_s:g} s",
+            "give a longer timeout, or measure for a shorter time",
         )
     if read.measure.get("lock_clocks") and scheduler is None and os.geteuid() != 0:
         raise BoardError(

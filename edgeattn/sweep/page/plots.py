@@ -140,7 +140,8 @@ def _labels(
         ):
             # Smaller by a little: a line may run along the edge.
             box = (left + 1, top + 1, left + width - 1, top + _LINE - 1)
-            if 0 <= left <= SIZE - width and not any(_overlap(box, other) for other in others):
+            has_room = 0 <= left <= SIZE - width and 0 <= top <= SIZE - _LINE
+            if has_room and not any(_overlap(box, other) for other in others):
                 taken[f"name of {row['case']}"] = box
                 yield Label(x, y, text, f"case-name {kind}".rstrip())
                 break

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from edgeattn.profiling.page.tables import Cell, Column, Table
 from edgeattn.profiling.page.words import NOTHING, number, scaled
 from edgeattn.sweep.page.words import accuracy_words, case_name, standing
-from edgeattn.sweep.pareto import Competition, Row
+from edgeattn.sweep.pareto import Competition, Row, has_no_error
 
 # Figures of a row by the head of their column, with the digits that are shown.
 _NUMBERS = {
@@ -22,6 +22,8 @@ _NUMBERS = {
     "°C": ("temperature_c", 3),
     "drift, %": ("drift_percent", 2),
 }
+# What an infinite figure is sorted by.
+_LARGEST = 1e99
 _TEXTS = {"clocks": "verdict", "power mode": "power_mode"}
 
 
@@ -90,6 +92,8 @@ def _known(columns: Mapping[Column, Sequence[Cell]]) -> tuple[list[Column], list
 
 def _number(row: Row, figure: str, digits: int) -> Cell:
     value = row["figures"].get(figure)
+    if figure == "sqnr_db" and has_no_error(row):
+        return Cell("∞", _LARGEST)
     return Cell(number(value, digits), value)
 
 

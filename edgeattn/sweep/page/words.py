@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeattn.profiling.page.words import milliseconds, number, scaled
-from edgeattn.sweep.pareto import Competition, Row, is_throttled
+from edgeattn.sweep.pareto import Competition, Row, has_no_error, is_throttled
 
 _NAMED_BY = ("model", "precision", "engine", "options")
 
@@ -42,7 +42,7 @@ def accuracy_words(row: Row) -> str:
     if figures["sqnr_db"] is not None:
         noise = f"{number(figures['sqnr_db'], 3)} dB"
     else:
-        noise = "no error" if figures["max_abs_error"] == 0 else "outputs that are no numbers"
+        noise = "no error" if has_no_error(row) else "outputs that are no numbers"
     return noise if top1 is None else f"{top1:.2f} % top-1, {noise}"
 
 

@@ -174,6 +174,13 @@ def test_boards_want_a_scheduler(tmp_path):
         run_sweep(spec)
 
 
+def test_a_timeout_that_no_case_can_keep_is_refused_before_anything_runs(tmp_path):
+    spec = write_sweep(tmp_path, FLOATS.replace("duration_s = 0.01", "sustained_minutes = 0.5"))
+    with pytest.raises(SpecError, match="at least 33 s, and the timeout is 33 s"):
+        run_sweep(spec, timeout_s=33)
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_clocks_are_locked_by_root_alone_and_restored_when_a_case_is_killed(tmp_path, monkeypatch):
     locking = FLOATS.replace("[measure]", "[measure]\nlock_clocks = true")
     spec = write_sweep(tmp_path, locking)

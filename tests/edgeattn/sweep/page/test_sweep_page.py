@@ -173,6 +173,9 @@ def test_outputs_without_error_lie_at_the_upper_edge_and_those_that_are_no_numbe
     assert 0 < heights["mswin_nano int8"] < 1000
     assert heights["mswin_nano fp16"] == pytest.approx(1000, abs=0.1)
     assert "no error at all" in plot.note
+    assert "no numbers" in plot.note
+    cells = table_cells(sweep_html([exact, noisy, broken], "swept"))
+    assert [cells[row["case"]][2] for row in (exact, noisy, broken)] == ["∞", "31.0", "–"]
     assert "no error; " not in case_words(noisy, group)
 
 
