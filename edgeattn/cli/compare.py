@@ -1,4 +1,4 @@
-"""`edgeattn compare`: what a second engine loses in accuracy and gains in speed."""
+"""`edgeattn compare`: what engines lose in accuracy and gain in speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeattn.cli.console import print_json, print_table
+from edgeattn.cli.compare_text import print_comparisons
+from edgeattn.cli.console import print_json
 from edgeattn.cli.options import (
     FILE,
     EngineVerb,
@@ -18,23 +19,23 @@ from edgeattn.cli.options import (
     timing_options,
 )
 from edgeattn.cli.progress import working
-from edgeattn.cli.report_text import STATISTICS, latency_row
 from edgeattn.cli.tensorrt_options import tensorrt_run_options
 from edgeattn.errors import EdgeAttnError
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
-    from edgeattn.profiling.compare import Comparison
+    from edgeattn.profiling.comparison.result import Comparisons
 
 
 @click.command(
     "compare",
     cls=EngineVerb,
     epilog="Example: edgeattn compare net.engine net.int8.engine --inputs images.npz "
-    "--fail-if 'top1_drop > 0.3'",
+    "--fail-if 'top1_drop > 0.3' --fail-if 'p99 > +5%'",
 )
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
+@click.argument("others", type=FILE, nargs=-1, metavar="[C]...")
 @click.option(
     "--inputs",
     type=FILE,
@@ -46,87 +47,94 @@ if TYPE_CHECKING:
     "--fail-if",
     multiple=True,
     metavar="EXPR",
-    help="Exit with 1 if this holds: a figure, < <= > >= == or !=, and a number, such as "
-    "'sqnr_db < 30' or 'latency_ratio > 1.05'.",
+    help="Exit with 1 if this holds of a candidate: a figure, < <= > >= == or !=, and a number, "
+    "such as 'sqnr_db < 30'; or a percentile and by how much it differs from A's, such as "
+    "'p99 > +5%', which holds where all of its 95 % interval lies beyond.",
 )
+@click.option("--strict", is_flag=True, help="Exit with 1, too, where that is too close to call.")
 @batch_size_option
 @click.option("--no-latency", is_flag=True, help="Compare outputs only.")
+@click.option("--layers", is_flag=True, help="Measure where the time of engines goes, by module.")
+@click.option("--any-mode", is_flag=True, help="Compare reports of different modes all the same.")
 @timing_options
 @threads_option
+@click.option("--html", type=FILE, help="Page to write, to read in any browser: NAME.html")
 @json_option
 @tensorrt_run_options
 def command(
     a: Path,
     b: Path,
+    others: tuple[Path, ...],
     inputs: Path | None,
     shapes: dict[str, tuple[int, ...]],
     fail_if: tuple[str, ...],
+    strict: bool,
     batch_size: int,
     no_latency: bool,
+    layers: bool,
+    any_mode: bool,
     iterations: int,
     duration: float,
     warm_up: float,
     threads: int | None,
+    html: Path | None,
     as_json: bool,
     tensorrt: TensorRtRunOptions | None,
 ) -> None:
-    """Compare two engines' outputs and latency on the same inputs.
+    """Compare engines' outputs and latency on the same inputs, or reports of them.
 
-    A is the reference. Either may be an ONNX graph. The figures of --fail-if are those that
-    --json prints under `figures`.
+    A is the reference, the others are held against it. Each may be an engine, an ONNX graph or a
+    report, NAME.profile.json. The latencies of engines are measured in turns; of reports, those in
+    them are compared. The figures of --fail-if are those that --json prints under `figures`.
     """
-    import edgeattn
     from edgeattn.arrays import read_arrays
+    from edgeattn.profiling.compare import compare_many
 
     with working() as progress:
-        comparison = edgeattn.compare(
+        found = compare_many(
             a,
-            b,
+            (b, *others),
             read_arrays(inputs) if inputs else None,
             fail_if=fail_if,
             batch_size=batch_size,
             latency=not no_latency,
+            layers=layers,
+            any_mode=any_mode,
             iterations=iterations,
             duration_s=duration,
             warm_up_ms=warm_up,
+            html=html,
             shapes=shapes,
             threads=threads,
             tensorrt=tensorrt,
             progress=progress,
         )
     if as_json:
-        print_json(comparison.to_dict())
+        print_json(found.pairs[0].to_dict() if not others else found.to_dict())
     else:
-        _print(comparison)
-    if comparison.violations:
+        print_comparisons(found)
+        if html:
+            click.echo(f"wrote {html}")
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    _judge(found, (b, *others), strict, as_json)
+
+
+def _judge(found: Comparisons, candidates: tuple[Path, ...], strict: bool, as_json: bool) -> None:
+    """Fail where a gate does; say where one is too close to call.
+
+    Raises:
+        EdgeAttnError: If a gate fails.
+    """
+    failures = []
+    for file, pair in zip(candidates, found.pairs, strict=True):
+        failed = pair.violations + (pair.undecided if strict else ())
+        if failed:
+            failures.append(f"{file} fails what --fail-if asks for: {'; '.join(failed)}")
+        elif pair.undecided:
+            click.echo(f"warning: {file}: {'; '.join(pair.undecided)}", err=True)
+    if failures:
         raise EdgeAttnError(
-            f"{b} fails what --fail-if asks for: {'; '.join(comparison.violations)}",
+            "; ".join(failures),
             "the figures are above" if not as_json else "the figures are on stdout",
-        )
-
-
-def _print(comparison: Comparison) -> None:
-    columns = ("max abs error", "max rel error", "SQNR dB", "centred", "cosine", "top-1 agreement")
-    rows = [
-        [
-            name,
-            f"{output.max_abs_error:.3g}",
-            f"{output.max_rel_error:.3g}",
-            f"{output.sqnr_db:.1f}",
-            "-" if output.centred_sqnr_db is None else f"{output.centred_sqnr_db:.1f}",
-            f"{output.cosine:.6f}",
-            "-" if output.top1_agreement is None else f"{output.top1_agreement:.2f}%",
-        ]
-        for name, output in comparison.outputs.items()
-    ]
-    print_table((f"output, {comparison.num_samples} samples", *columns), rows)
-    if comparison.latency_a and comparison.latency_b:
-        latencies = (("A", comparison.latency_a), ("B", comparison.latency_b))
-        print_table(("ms", *STATISTICS), [[name, *latency_row(stats)] for name, stats in latencies])
-    if comparison.latency_ratio is not None:
-        click.echo(f"latency     B takes {comparison.latency_ratio:.2f} of A's median")
-    if comparison.top1_drop is not None:
-        click.echo(
-            f"top-1       A {comparison.top1_a:.2f}%, B {comparison.top1_b:.2f}%: "
-            f"{comparison.top1_drop:.2f} points lost"
         )

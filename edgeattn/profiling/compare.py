@@ -1,130 +1,58 @@
-"""`compare`: what a second engine loses in accuracy and gains in speed against a first one."""
+"""`compare`: what engines lose in accuracy and gain in speed against a first one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn.arrays import LABEL_KEY
-from edgeattn.artifacts import Manifest
-from edgeattn.engine.base import BoundQuery, Engine, TensorSpec
-from edgeattn.engine.batches import BATCH_SIZE, batches, fixed_batch_size, run_samples
+from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
+from edgeattn.engine.base import Engine
+from edgeattn.engine.batches import BATCH_SIZE
 from edgeattn.engine.load import engine_target
-from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
-from edgeattn.errors import DataError, EngineError
-from edgeattn.graph.compare import (
-    OutputComparison,
-    compare_outputs,
-    finite_or_none,
-    top1_accuracy,
-)
-from edgeattn.profiling.conditions import Condition
-from edgeattn.profiling.measure import DURATION_S, ITERATIONS, WARM_UP_MS, measure_interleaved
-from edgeattn.profiling.profile import HOST_MODE, engine_parent, latency_mode, opened
-from edgeattn.profiling.stats import LatencyStats
+from edgeattn.errors import DataError
+from edgeattn.graph.compare import compare_outputs
+from edgeattn.profiling.comparison.accuracy import Progress, SharedInputs, outputs_of, top1
+from edgeattn.profiling.comparison.differences import differences, troubles
+from edgeattn.profiling.comparison.gates import judge
+from edgeattn.profiling.comparison.modules import align_modules
+from edgeattn.profiling.comparison.ratio import Ratio, percentile_ratio
+from edgeattn.profiling.comparison.result import FIGURES, Comparison, Comparisons
+from edgeattn.profiling.comparison.sides import Side, letters, side_of_report
+from edgeattn.profiling.comparison.timed import LoadedSide, timed_sides, with_layers
+from edgeattn.profiling.conditions import RELATIVE, Condition
+from edgeattn.profiling.measure import DURATION_S, ITERATIONS, WARM_UP_MS
+from edgeattn.profiling.modes import DEVICE, HOST, MODES, choose_mode, has_device
+from edgeattn.profiling.page.comparison import render_comparison
+from edgeattn.profiling.page.render import require_jinja2
+from edgeattn.profiling.profile import opened
+from edgeattn.profiling.report import LatencyReport, read_report
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 
-Progress = Callable[[int, "int | None", str], None]
+__all__ = ["FIGURES", "Comparison", "Comparisons", "compare", "compare_many"]
 
-# Of several outputs, the worst counts.
-_WORST: dict[str, Callable[[list[float]], float]] = {
-    "max_abs_error": max,
-    "max_rel_error": max,
-    "sqnr_db": min,
-    "centred_sqnr_db": min,
-    "cosine": min,
-    "top1_agreement": min,
-}
-_LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms", "mean_ms", "cv_percent")
-
-FIGURES = (*_WORST, "top1_a", "top1_b", "top1_drop", "latency_ratio", *_LATENCIES)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two engines on the same inputs. A is the reference, B the candidate.
-
-    Attributes:
-        manifest: What was compared: both engines by their hashes, the options.
-        num_samples: Samples that ran through both.
-        outputs: How far B's outputs are from A's, by output name.
-        top1_a: Percent of samples that A classifies as labelled; `None` without labels.
-        top1_b: The same of B.
-        latency_a: Latency of A for one batch, measured in turns with B.
-        latency_b: Latency of B.
-        inputs: Shapes of that batch, by A's input names; empty if no latency was measured.
-        mode: What the latency holds.
-        violations: The conditions to fail on that are true, with the figure found.
-    """
-
-    manifest: Manifest
-    num_samples: int
-    outputs: dict[str, OutputComparison]
-    top1_a: float | None
-    top1_b: float | None
-    latency_a: LatencyStats | None
-    latency_b: LatencyStats | None
-    inputs: dict[str, tuple[int, ...]]
-    mode: str = HOST_MODE
-    violations: tuple[str, ...] = ()
-
-    @property
-    def top1_drop(self) -> float | None:
-        """Percentage points of top-1 that B loses against A."""
-        if self.top1_a is None or self.top1_b is None:
-            return None
-        return self.top1_a - self.top1_b
-
-    @property
-    def latency_ratio(self) -> float | None:
-        """Median latency of B over that of A: below 1 where B is faster."""
-        if self.latency_a is None or self.latency_b is None:
-            return None
-        return self.latency_b.p50_ms / self.latency_a.p50_ms
-
-    def figures(self) -> dict[str, float | None]:
-        """Give every figure a condition may name; of outputs the worst, of latencies B's."""
-        found: dict[str, float | None] = {}
-        for name, worst in _WORST.items():
-            values = [getattr(output, name) for output in self.outputs.values()]
-            known = [value for value in values if value is not None]
-            found[name] = worst(known) if known else None
-        for name in ("top1_a", "top1_b", "top1_drop", "latency_ratio"):
-            found[name] = getattr(self, name)
-        for name in _LATENCIES:
-            found[name] = getattr(self.latency_b, name, None)
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn the comparison into JSON values; infinite figures (equal outputs) become null."""
-        return {
-            "manifest": self.manifest.to_dict(),
-            "num_samples": self.num_samples,
-            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "mode": self.mode,
-            "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
-            "figures": {name: finite_or_none(value) for name, value in self.figures().items()},
-            "latency_a": asdict(self.latency_a) if self.latency_a else None,
-            "latency_b": asdict(self.latency_b) if self.latency_b else None,
-            "violations": list(self.violations),
-        }
+Accuracy = dict[str, Any]  # what a comparison has of it, by its fields
+Source = Engine | LatencyReport | Path | str
 
 
 def compare(
-    a: Engine | Path | str,
-    b: Engine | Path | str,
+    a: Source,
+    b: Source,
     inputs: Mapping[str, np.ndarray] | None = None,
     labels: np.ndarray | None = None,
     *,
     fail_if: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
     latency: bool = True,
+    layers: bool = False,
+    any_mode: bool = False,
     iterations: int = ITERATIONS,
     duration_s: float = DURATION_S,
     warm_up_ms: float = WARM_UP_MS,
@@ -134,159 +62,296 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare two engines on the same inputs, and their latencies side by side.
+    """Compare one candidate with a reference.
+
+    The arguments are those of `compare_many`, which can also write a page.
+
+    Raises:
+        EdgeAttnError: As `compare_many` does.
+    """
+    return compare_many(
+        a,
+        [b],
+        inputs,
+        labels,
+        fail_if=fail_if,
+        batch_size=batch_size,
+        latency=latency,
+        layers=layers,
+        any_mode=any_mode,
+        iterations=iterations,
+        duration_s=duration_s,
+        warm_up_ms=warm_up_ms,
+        shapes=shapes,
+        threads=threads,
+        tensorrt=tensorrt,
+        seed=seed,
+        progress=progress,
+    ).pairs[0]
+
+
+def compare_many(
+    reference: Source,
+    candidates: Sequence[Source],
+    inputs: Mapping[str, np.ndarray] | None = None,
+    labels: np.ndarray | None = None,
+    *,
+    fail_if: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
+    latency: bool = True,
+    layers: bool = False,
+    any_mode: bool = False,
+    iterations: int = ITERATIONS,
+    duration_s: float = DURATION_S,
+    warm_up_ms: float = WARM_UP_MS,
+    html: Path | str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    tensorrt: TensorRtRunOptions | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparisons:
+    """Compare any number of candidates with one reference.
+
+    Engines run the same samples, and their latencies are measured in turns, in one run. Of a
+    report, the latency is that of its queries; engines beside reports are measured in the mode of
+    these.
 
     Args:
-        a: The reference: an engine, or the file of one.
-        b: The candidate, with the same input and output names; a single input or output may be
-            called differently.
-        inputs: Arrays by A's input names, any number of samples along axis 0; random ones of one
-            batch if not given. An array `label` that is no input holds the labels.
+        reference: An engine, the file of one, an ONNX graph, or a report or its file
+            `NAME.profile.json`.
+        candidates: The same, at least one. Engines have the input and output names of the first
+            one; a single input or output may be called differently.
+        inputs: Arrays by the first engine's input names, any number of samples along axis 0;
+            random ones of one batch if not given. An array `label` that is no input holds the
+            labels.
         labels: `[samples]` class indices, for top-1.
         fail_if: Conditions `NAME OP NUMBER` on `Comparison.figures`, such as `sqnr_db < 30`,
-            `top1_drop > 0.3` or `p99_ms > 5`; the true ones are listed in `violations`.
+            `top1_drop > 0.3` or `p99_ms > 5`, and relative ones such as `p99 > +5%`; each is
+            judged for each candidate, see `Comparison.gates`.
         batch_size: Samples per batch where an engine leaves that free.
-        latency: Measure latency too, of the first batch.
+        latency: Compare latencies too: of engines, of the first batch.
+        layers: Measure where the time of the engines goes, too. Reports with layers are compared
+            by module in any case.
+        any_mode: Compare latencies of reports of different modes, too.
         iterations: Least number of timed queries of each engine.
         duration_s: Least time to time each engine.
         warm_up_ms: Time to run each without timing before.
-        shapes: Shapes of random inputs, for those with free dimensions; by default those that an
-            engine was tuned for, if one was.
+        html: Page to write, `NAME.html`; it needs jinja2.
+        shapes: Shapes of random inputs, for those with free dimensions; by default those of the
+            reports, else those that an engine was tuned for.
         threads: Threads to load files of CPU engines with.
         tensorrt: How to load files of TensorRT engines.
         seed: Seed of the random inputs.
         progress: Called with steps done, steps in all (if known), and the step at hand.
 
     Raises:
-        ArtifactError: If a file is missing or no engine.
-        DataError: If the inputs do not fit an engine, or the labels do not fit.
-        EngineError: If an engine fails, or the two cannot be compared.
+        ArtifactError: If a file is missing or neither engine nor report, or the page cannot be
+            written.
+        DataError: If the inputs do not fit an engine, the labels do not fit, the modes of reports
+            differ, or there is no candidate.
+        EngineError: If an engine fails, or two cannot be compared.
+        MissingDependencyError: If a page is asked for without jinja2.
         SpecError: If a condition is malformed or cannot be judged.
     """
     conditions = [Condition.parse(text, FIGURES) for text in fail_if]
+    if not candidates:
+        raise DataError("there is nothing to compare with; expected at least one candidate")
+    if html is not None:
+        check_writable(Path(html))
+        require_jinja2()
+    sources = dict(zip(letters(1 + len(candidates)), (reference, *candidates), strict=True))
+    sides = dict(_reports(sources))
+    if not latency:
+        sides = {letter: replace(side, latency=None, times=None) for letter, side in sides.items()}
+    engines = {
+        letter: source
+        for letter, source in sources.items()
+        if letter not in sides and not isinstance(source, LatencyReport)
+    }
+    if not engines and (inputs is not None or labels is not None):
+        raise DataError(
+            "inputs were given, and all that is compared are reports", "leave the inputs out"
+        )
+    loop = {"iterations": iterations, "duration_s": duration_s, "warm_up_ms": warm_up_ms}
     options: dict[str, Any] = {"fail_if": list(fail_if), "batch_size": batch_size}
-    loading_a, loading_b = _loading([a, b], threads, tensorrt)
-    with opened(a, *loading_a) as engine_a, opened(b, *loading_b) as engine_b:
-        to_b = _pairs("inputs", engine_a, engine_b)
-        from_b = {theirs: ours for ours, theirs in _pairs("outputs", engine_a, engine_b).items()}
-        if inputs is None:
-            options["random_inputs_seed"] = seed
-            of_b = tuned_shapes(engine_b)
-            tuned = {ours: of_b[theirs] for ours, theirs in to_b.items() if theirs in of_b}
-            tuned |= tuned_shapes(engine_a)
-            specs = _joint_specs(engine_a, engine_b, to_b)
-            inputs = random_inputs(specs, tuned | dict(shapes or {}), seed)
-        elif LABEL_KEY in inputs and labels is None and LABEL_KEY not in to_b:
-            labels = inputs[LABEL_KEY]
-            inputs = {name: array for name, array in inputs.items() if name != LABEL_KEY}
-        outputs_a = run_samples(engine_a, inputs, batch_size, progress)
-        inputs_b = {to_b.get(name, name): array for name, array in inputs.items()}
-        outputs_b = run_samples(engine_b, inputs_b, batch_size, progress)
-        outputs_b = {from_b[name]: array for name, array in outputs_b.items()}
-        outputs = compare_outputs(outputs_a, outputs_b)
-        batch = _common_batch(engine_a, engine_b, inputs, to_b, batch_size) if latency else {}
-        latencies: dict[str, LatencyStats] = {}
-        if latency:
-            if progress is not None:
-                progress(0, None, "measure")
-            loop = {"iterations": iterations, "duration_s": duration_s, "warm_up_ms": warm_up_ms}
-            options |= loop
-            batch_b = {to_b[name]: array for name, array in batch.items()}
-            latencies = _latencies(engine_a.bind(batch), engine_b.bind(batch_b), **loop)
-        parents = {
-            f"{side}_{role}": parent
-            for side, engine in (("a", engine_a), ("b", engine_b))
-            for role, parent in engine_parent(engine).items()
-        }
-        modes = dict.fromkeys(latency_mode(engine) for engine in (engine_a, engine_b))
-    comparison = Comparison(
-        manifest=Manifest("report", parents, options=options),
-        num_samples=len(next(iter(outputs_a.values()))),
-        outputs=outputs,
-        top1_a=None if labels is None else _top1(outputs_a, labels),
-        top1_b=None if labels is None else _top1(outputs_b, labels),
-        latency_a=latencies.get("a"),
-        latency_b=latencies.get("b"),
-        inputs={name: array.shape for name, array in batch.items()},
-        mode="; against ".join(modes),
+    if engines and inputs is None:
+        options["random_inputs_seed"] = seed
+    if engines and latency:
+        options |= loop
+    mode = _shared_mode(list(sides.values()), bool(engines), any_mode) if latency else None
+    accuracy: dict[str, Accuracy] = {}
+    with _loaded(engines, mode, threads, tensorrt) as loaded:
+        if loaded:
+            timed = next((side.inputs for side in sides.values()), {})
+            inputs, labels = _without_labels(inputs, labels, loaded[0].engine)
+            shared = SharedInputs([s.engine for s in loaded], inputs, shapes or {}, timed, seed)
+            accuracy = _accuracy(loaded, shared, labels, batch_size, progress)
+            arrays = shared.common_batches(batch_size) if latency or layers else []
+            _step(progress, "measure")
+            made = timed_sides(loaded, arrays, loop) if latency else [s.untimed() for s in loaded]
+            if layers:
+                _step(progress, "layers")
+                made = [with_layers(*each) for each in zip(made, loaded, arrays, strict=True)]
+            sides |= {side.letter: side for side in made}
+    reference_side, *others = (sides[letter] for letter in sources)
+    found = Comparisons(
+        tuple(
+            _pair(reference_side, side, accuracy.get(side.letter), options, conditions)
+            for side in others
+        )
     )
-    figures = comparison.figures()
-    violations = [f"{c}: it is {figures[c.name]:g}" for c in conditions if c.holds(figures)]
-    return replace(comparison, violations=tuple(violations))
+    if html is not None:
+        render_comparison(found, Path(html))
+    return found
 
 
-def _loading(
-    engines: Sequence[Engine | Path | str],
+def _reports(sources: Mapping[str, Source]) -> Iterator[tuple[str, Side]]:
+    """Read the sides that are reports: those in memory, and files called `.json`."""
+    for letter, source in sources.items():
+        if isinstance(source, LatencyReport):
+            measured = next((p.file for p in source.manifest.parents.values()), "a report")
+            yield letter, side_of_report(source, letter, measured, None)
+        elif isinstance(source, Path | str) and Path(source).suffix.lower() == ".json":
+            path = Path(source)
+            report = read_report(path)
+            file = Parent(path.name, sha256_of_file(path))
+            yield letter, side_of_report(report, letter, path.name, file)
+
+
+def _shared_mode(reports: Sequence[Side], has_engines: bool, any_mode: bool) -> str | None:
+    """Find the mode to measure engines in: that of the reports beside them.
+
+    Returns:
+        `None` for the plain mode of each engine.
+
+    Raises:
+        DataError: If the modes of the reports differ, or engines cannot be measured in theirs.
+    """
+    plain = (HOST.name, DEVICE.name)
+    names = [None if side.mode_name in plain else side.mode_name for side in reports]
+    shared = names[0] if names else None
+    can_share = set(names) <= {shared} and (not has_engines or shared in (None, *MODES))
+    if can_share or any_mode:
+        return shared if can_share else None
+    found = ", ".join(f"{side.letter} {side.mode_name}" for side in reports)
+    raise DataError(
+        f"the latencies hold different things: the modes of the reports are {found}",
+        "profile all in one mode; or compare all the same with --any-mode (any_mode=True)",
+    )
+
+
+@contextlib.contextmanager
+def _loaded(
+    engines: Mapping[str, Engine | Path | str],
+    mode: str | None,
     threads: int | None,
     tensorrt: TensorRtRunOptions | None,
-) -> list[tuple[int | None, TensorRtRunOptions | None]]:
-    """Give each engine the options of its kind, where the kinds differ; else all, to be judged."""
-    files = [Path(engine) for engine in engines if isinstance(engine, Path | str)]
-    if len({engine_target(file) for file in files}) < 2:
-        return [(threads, tensorrt)] * len(engines)
-    targets = [engine_target(file) for file in files]
-    return [(None, tensorrt) if target == "tensorrt" else (threads, None) for target in targets]
+) -> Iterator[list[LoadedSide]]:
+    """Load all engines for the length of a block, as their mode measures them.
+
+    Each gets the options of its kind, where the kinds differ; else all, to be judged.
+    """
+    targets = {
+        letter: engine_target(Path(source))
+        for letter, source in engines.items()
+        if isinstance(source, Path | str)
+    }
+    is_mixed = len(set(targets.values())) > 1
+    with contextlib.ExitStack() as stack:
+        loaded = []
+        for letter, source in engines.items():
+            if letter not in targets:
+                assert not isinstance(source, Path | str)
+                chosen = choose_mode(mode, source.manifest.target)
+                loaded.append(LoadedSide(letter, "", source, chosen))
+                continue
+            target = targets[letter]
+            chosen = choose_mode(mode, target)
+            own_threads = None if is_mixed and target == "tensorrt" else threads
+            own_tensorrt = None if is_mixed and target != "tensorrt" else tensorrt
+            if has_device(target):
+                own_tensorrt = chosen.load_options(own_tensorrt)
+            engine = stack.enter_context(opened(source, own_threads, own_tensorrt))
+            loaded.append(LoadedSide(letter, Path(str(source)).name, engine, chosen))
+        yield loaded
 
 
-def _pairs(what: Literal["inputs", "outputs"], first: Engine, second: Engine) -> dict[str, str]:
-    """Match the tensors of two engines by name; single ones match anyway."""
-    names, others = ([spec.name for spec in getattr(engine, what)] for engine in (first, second))
-    if set(names) == set(others):
-        return {name: name for name in names}
-    if len(names) == len(others) == 1:
-        return {names[0]: others[0]}
-    raise EngineError(
-        f"the engines have different {what}: {', '.join(names)} against {', '.join(others)}",
-        "compare engines that come from one model",
-    )
+def _without_labels(
+    inputs: Mapping[str, np.ndarray] | None, labels: np.ndarray | None, engine: Engine
+) -> tuple[Mapping[str, np.ndarray] | None, np.ndarray | None]:
+    """Take the labels out of the inputs, if they are there and no input of the engine."""
+    is_input = LABEL_KEY in {spec.name for spec in engine.inputs}
+    if inputs is None or labels is not None or LABEL_KEY not in inputs or is_input:
+        return inputs, labels
+    return {name: a for name, a in inputs.items() if name != LABEL_KEY}, inputs[LABEL_KEY]
 
 
-def _joint_specs(a: Engine, b: Engine, to_b: Mapping[str, str]) -> tuple[TensorSpec, ...]:
-    """Describe the inputs that fit both engines: a size that one leaves free is the other's."""
-    shapes_b = {spec.name: spec.shape for spec in b.inputs}
-
-    def joint(spec: TensorSpec) -> TensorSpec:
-        other = shapes_b[to_b[spec.name]]
-        if len(other) != len(spec.shape):
-            return spec
-        sizes = zip(spec.shape, other, strict=True)
-        return replace(spec, shape=tuple(m if isinstance(m, int) else n for m, n in sizes))
-
-    return tuple(joint(spec) for spec in a.inputs)
-
-
-def _common_batch(
-    a: Engine,
-    b: Engine,
-    inputs: Mapping[str, np.ndarray],
-    to_b: Mapping[str, str],
+def _accuracy(
+    loaded: Sequence[LoadedSide],
+    inputs: SharedInputs,
+    labels: np.ndarray | None,
     batch_size: int,
-) -> dict[str, np.ndarray]:
-    """Take a first batch that both engines run, so that their latencies are of the same work."""
-    size_a, size_b = fixed_batch_size(a), fixed_batch_size(b)
-    if None not in (size_a, size_b) and size_a != size_b:
-        raise EngineError(
-            f"the engines take batches of {size_a} and of {size_b} samples, so that their "
-            "latencies cannot be compared",
-            "build both for one batch size, or compare without latency",
-        )
-    if size_b is None:
-        return next(batches(a, inputs, batch_size))[0]
-    batch, _ = next(batches(b, {to_b[name]: array for name, array in inputs.items()}))
-    return {name: batch[to_b[name]] for name in inputs}
+    progress: Progress | None,
+) -> dict[str, Accuracy]:
+    """Hold the outputs of engines against those of the reference; nothing if that is a report."""
+    if loaded[0].letter != "A" or len(loaded) < 2:
+        return {}
+    outputs = outputs_of([side.engine for side in loaded], inputs, batch_size, progress)
+    shares = [None if labels is None else top1(each, labels) for each in outputs]
+    return {
+        side.letter: {
+            "num_samples": len(next(iter(outputs[0].values()))),
+            "outputs": compare_outputs(outputs[0], own),
+            "top1_a": shares[0],
+            "top1_b": share,
+        }
+        for side, own, share in zip(loaded[1:], outputs[1:], shares[1:], strict=True)
+    }
 
 
-def _latencies(a: BoundQuery, b: BoundQuery, **loop: Any) -> dict[str, LatencyStats]:
-    measured = measure_interleaved({"a": a, "b": b}, **loop)
-    return {side: LatencyStats.from_samples(m.latency_ms) for side, m in measured.items()}
-
-
-def _top1(outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-    """Accuracy of the first output that has a row of classes for each sample."""
-    for array in outputs.values():
-        if array.ndim == 2 and array.shape[1] > 1:
-            return top1_accuracy(array, np.asarray(labels))
-    raise DataError(
-        "labels were given, but no output has the shape (samples, classes)",
-        f"the outputs are {', '.join(outputs)}",
+def _pair(
+    a: Side,
+    b: Side,
+    accuracy: Accuracy | None,
+    options: Mapping[str, Any],
+    conditions: Sequence[Condition],
+) -> Comparison:
+    parents = {
+        f"{which}_{role}": parent
+        for which, side in (("a", a), ("b", b))
+        for role, parent in side.parents.items()
+    }
+    comparison = Comparison(
+        manifest=Manifest("report", parents, options=dict(options)),
+        a=a,
+        b=b,
+        ratios=dict(_ratios(a, b)),
+        modules=align_modules(a.layers, b.layers) if a.layers and b.layers else (),
+        warnings=(*differences(a, b), *troubles(a), *troubles(b)),
+        **(accuracy or {}),
     )
+    figures = comparison.figures()
+    gates = tuple(judge(condition, figures, comparison.ratios) for condition in conditions)
+    return replace(comparison, gates=gates)
+
+
+def _ratios(a: Side, b: Side) -> Iterator[tuple[str, Ratio]]:
+    """Divide the percentiles that both sides have."""
+    if a.latency is None or b.latency is None:
+        return
+    is_one_run = not (a.is_report or b.is_report)
+    for name, percent in RELATIVE.items():
+        ours, theirs = (getattr(side.latency, f"{name}_ms") for side in (a, b))
+        if not ours or theirs is None:
+            continue
+        value = theirs / ours
+        if a.times is None or b.times is None:
+            yield name, Ratio(value, None, "the reports hold no single queries")
+        else:
+            yield name, percentile_ratio(a.times, b.times, percent, value, is_one_run=is_one_run)
+
+
+def _step(progress: Progress | None, what: str) -> None:
+    if progress is not None:
+        progress(0, None, what)

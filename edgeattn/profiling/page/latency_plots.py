@@ -141,11 +141,7 @@ def percentile_curve(times: Sequence[float]) -> Plot:
     last = 100 * (1 - 0.5 / len(ordered))
     x = Axis("percent of the queries", 0.0, last, "nines")
     y = Axis.around("latency, ms", ordered)
-    ranks = _ranks_in_sight(x, len(ordered))
-    path = f"M0 {SIZE - y.at(ordered[0]):.1f}"
-    for rank in ranks:
-        end = x.at(min(100 * (rank + 1) / len(ordered), last))
-        path += f"V{SIZE - y.at(ordered[rank]):.1f}H{end:.1f}"
+    path = percentile_path(ordered, x, y)
     return Plot(
         "percentiles",
         "How bad it gets",
@@ -154,6 +150,22 @@ def percentile_curve(times: Sequence[float]) -> Plot:
         [Mark(path, "line c1")],
         describe=f"Latency by percentile, the slowest {milliseconds(ordered[-1])}",
     )
+
+
+def percentile_path(ordered: Sequence[float], x: Axis, y: Axis) -> str:
+    """Draw the curve: so many percent of the times do not exceed it.
+
+    Args:
+        ordered: `[N]` times, ascending.
+        x: Percent, up to half a query before the last one.
+        y: Times.
+    """
+    last = 100 * (1 - 0.5 / len(ordered))
+    path = f"M0 {SIZE - y.at(ordered[0]):.1f}"
+    for rank in _ranks_in_sight(x, len(ordered)):
+        end = x.at(min(100 * (rank + 1) / len(ordered), last))
+        path += f"V{SIZE - y.at(ordered[rank]):.1f}H{end:.1f}"
+    return path
 
 
 def _ranks_in_sight(x: Axis, total: int) -> list[int]:

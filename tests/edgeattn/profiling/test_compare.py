@@ -16,6 +16,7 @@ from edgeattn.errors import DataError, EngineError, SpecError
 from edgeattn.graph.compare import compare_arrays
 from edgeattn.profiling import compare as compare_module
 from edgeattn.profiling.compare import FIGURES, compare
+from edgeattn.profiling.comparison import timed
 from edgeattn.profiling.measurement import Measurement
 from tests.graphs import WEIGHT, classifier, from_text, int8_chain, logits_of, save
 
@@ -161,7 +162,7 @@ def test_conditions_that_hold_are_violations(tmp_path: Path) -> None:
 def test_malformed_conditions_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_module, "run_samples", lambda *a: pytest.fail("ran"))
+    monkeypatch.setattr(compare_module, "SharedInputs", lambda *a: pytest.fail("ran"))
     with pytest.raises(SpecError, match="there is no snqr_db") as caught:
         compare(*graphs(tmp_path), {"x": X}, fail_if=["snqr_db < 30"])
     assert "sqnr_db" in caught.value.hint
@@ -172,7 +173,7 @@ def test_conditions_that_cannot_be_judged_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: str
 ) -> None:
     few = Measurement((QueryTimes(0, 9, 0, 0, 0, 9, 9, 9),) * 99, 1000)
-    monkeypatch.setattr(compare_module, "measure_interleaved", lambda q, **_: {"a": few, "b": few})
+    monkeypatch.setattr(timed, "measure_interleaved", lambda q, **_: dict.fromkeys(q, few))
     with pytest.raises(SpecError, match="cannot be judged"):
         compare(*graphs(tmp_path), {"x": X}, fail_if=[condition])
 
