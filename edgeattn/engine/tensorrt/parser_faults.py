@@ -36,6 +36,7 @@ _REFUSED_TYPES = frozenset(
         TensorProto.UINT64,
     }
 )
+_MOST_AXES = 8  # NvInferRuntimeBase.h: Dims::MAX_DIMS
 _QUANTIZED = ("INT4", "FP4", "FP8")  # and INT8
 # Where the first input is not the one that the lists' types are of.
 _TYPED_SLOTS = {"Where": 1, "OneHot": 2}
@@ -65,14 +66,12 @@ def parser_faults(
     for node in model.graph.node:
         yield from operators.faults_of(node)
         for name in filter(None, node.output):
-            reason = _type_fault(types.get(name))
-            if reason:
-                yield _of_type(f"it gives {reason}", node, types[name])
+            yield from _type_faults(types.get(name), "it gives", node_label(node))
     weights = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        reason = _type_fault(types.get(value.name))
-        if reason and value.name not in weights:
-            yield _of_type(f"the input {value.name} is {reason}", None, types[value.name])
+    ends = {value.name: "input" for value in model.graph.input if value.name not in weights}
+    ends |= dict.fromkeys(sorted(weights & used_names(model.graph)), "weight")
+    for name, what in ends.items():
+        yield from _type_faults(types.get(name), f"the {what} {name} is")
     yield from quantization_faults(model, constant_scales=version.wants_constant_scales)
 
 
@@ -187,15 +186,15 @@ class _Operators:
         ]
 
 
-def _of_type(reason: str, node: onnx.NodeProto | None, found: TensorType) -> Fault:
-    label = node_label(node) if node is not None else ""
-    return Fault(reason, label, "type", is_refused=found.element != TensorProto.DOUBLE)
-
-
-def _type_fault(found: TensorType | None) -> str:
+def _type_faults(found: TensorType | None, what: str, node: str = "") -> Iterator[Fault]:
     if found is None:
-        return ""
+        return
     name = TensorProto.DataType.Name(found.element).lower()
     if found.element in _REFUSED_TYPES:
-        return f"{name}, a type that TensorRT does not have"
-    return "float64, which TensorRT computes in float32" if name == "double" else ""
+        yield Fault(f"{what} {name}, a type that TensorRT does not have", node, "type")
+    elif found.element == TensorProto.DOUBLE:
+        reason = f"{what} float64, which TensorRT computes in float32"
+        yield Fault(reason, node, "type", is_refused=False)
+    if found.shape is not None and len(found.shape) > _MOST_AXES:
+        reason = f"{what} a tensor of {len(found.shape)} axes; TensorRT has at most {_MOST_AXES}"
+        yield Fault(reason, node, "type")

@@ -1,0 +1,137 @@
+"""Each planted fault is found, and nothing else; of a sound graph nothing is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeattn.deploy.check.check import GraphCheck, check_graph
+from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
+from edgeattn.engine.tensorrt.request import TensorRtRequest
+from edgeattn.errors import ArtifactError, BuildError, TargetError
+from edgeattn.graph.passes.half import convert_to_half
+from edgeattn.targets import TARGETS
+from tests.edgeattn.deploy.check.graphs import (
+    PLANTED,
+    Planted,
+    free_the_batch,
+    in_fp8,
+    rounded,
+    sound,
+)
+
+ORIN = TensorRtRequest(target="jetson-orin-nano", jetpack="6.2")
+
+
+def saved(graph: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "net.onnx"
+    onnx.save(graph, path)
+    return path
+
+
+def told(checked: GraphCheck) -> list[tuple[str, str, str, str]]:
+    """Everything but notes."""
+    return [(f.level, f.topic, f.node, f.reason) for f in checked.findings if f.level != "note"]
+
+
+@pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+def test_a_planted_fault_is_found_and_nothing_else(planted: Planted, tmp_path: Path) -> None:
+    graph = sound()
+    planted.change(graph)
+    request = TensorRtRequest(target="jetson-orin-nano", jetpack="6.2", **planted.request)
+    checked = check_graph(saved(graph, tmp_path), request, **planted.arguments)
+    found = told(checked)
+    assert len(found) == len(planted.found), found
+    for each, (level, topic, node, reason) in zip(found, planted.found, strict=True):
+        assert each[:3] == (level, topic, node)
+        assert reason in each[3]
+    assert bool(checked.errors) == any(level == "error" for level, *_ in planted.found)
+    assert all(f.fix for f in checked.findings if f.level != "note")
+
+
+BOARDS = [(name, jetpack.version) for name, t in TARGETS.items() for jetpack in t.jetpacks]
+
+
+@pytest.mark.parametrize(("target", "jetpack"), BOARDS)
+def test_nothing_is_found_in_a_sound_graph(target: str, jetpack: str, tmp_path: Path) -> None:
+    half, _ = convert_to_half(sound(), "float16")
+    int8 = sound()
+    rounded(np.int8(0))(int8)
+    for graph in (sound(), half, int8):
+        checked = check_graph(
+            saved(graph, tmp_path), TensorRtRequest(target=target, jetpack=jetpack)
+        )
+        assert told(checked) == []
+        assert checked.to_dict()["passed"] is True
+
+
+def test_a_desktop_is_checked_for_the_version_that_is_named(tmp_path: Path) -> None:
+    request = TensorRtRequest(target="desktop", tensorrt_version="11.1")
+    checked = check_graph(saved(sound(), tmp_path), request)
+    assert told(checked) == []
+    assert checked.bound is None  # many GPUs, many bounds
+    assert checked.memory is not None
+    assert checked.memory.available_bytes is None
+
+
+def test_what_one_board_lacks_another_has(tmp_path: Path) -> None:
+    graph = sound()
+    in_fp8(graph)
+    thor = TensorRtRequest(target="jetson-thor", jetpack="7.1")
+    assert told(check_graph(saved(graph, tmp_path), thor)) == []
+    desktop = TensorRtRequest(target="desktop", tensorrt_version="10.13")
+    ((level, topic, node, reason),) = told(check_graph(saved(graph, tmp_path), desktop))
+    assert (level, topic, node) == ("warning", "precision", "q")
+    assert "sm_80, sm_86 has no arithmetic" in reason
+
+
+def test_free_sizes_with_a_range_are_sound(tmp_path: Path) -> None:
+    graph = sound()
+    free_the_batch(graph)
+    shape = (4, 8, 8, 32)
+    profile = ShapeProfile(min={"x": (1, 8, 8, 32)}, opt={"x": shape}, max={"x": (9, 8, 8, 32)})
+    request = TensorRtRequest(
+        TensorRtOptions(profiles=(profile,)), target="jetson-orin-nano", jetpack="6.2"
+    )
+    checked = check_graph(saved(graph, tmp_path), request)
+    assert told(checked) == []
+    assert checked.bound is not None
+    assert checked.bound.layers_ms is not None
+    wrong = ShapeProfile(opt={"x": (4, 8, 8, 16)})
+    request = TensorRtRequest(TensorRtOptions(profiles=(wrong,)), target="jetson-orin-nano")
+    ((level, topic, _, reason),) = told(check_graph(saved(graph, tmp_path), request))
+    assert (level, topic) == ("error", "shapes")
+    assert "4x8x8x16" in reason
+
+
+def test_the_worst_comes_first(tmp_path: Path) -> None:
+    graph = sound()
+    for name in ("float64", "an operator that TensorRT does not have"):
+        PLANTED[name].change(graph)
+        graph.graph.node[-1].input[0] = "planted"
+    graph = sound()
+    PLANTED["a zero point"].change(graph)
+    levels = [f.level for f in check_graph(saved(graph, tmp_path), ORIN).findings]
+    assert levels == sorted(levels, key=["error", "warning", "note"].index)
+
+
+def test_what_cannot_be_checked_is_an_error_of_its_own(tmp_path: Path) -> None:
+    path = saved(sound(), tmp_path)
+    with pytest.raises(ArtifactError):
+        check_graph(tmp_path / "absent.onnx", ORIN)
+    with pytest.raises(TargetError, match="there is no target 'jetson-oric'"):
+        check_graph(path, TensorRtRequest(target="jetson-oric"))
+    with pytest.raises(BuildError, match=r"10\.13.* has no ONNX Attention"):
+        check_graph(
+            path, TensorRtRequest(target="jetson-thor", jetpack="7.0", attention="attention")
+        )
+
+
+def test_the_steps_are_told(tmp_path: Path) -> None:
+    steps: list[tuple[int, int | None, str]] = []
+    check_graph(saved(sound(), tmp_path), ORIN, progress=lambda *step: steps.append(step))
+    assert [done for done, _, _ in steps] == list(range(len(steps)))
+    assert {total for _, total, _ in steps} == {len(steps)}
