@@ -264,11 +264,8 @@ def _block(
 def _small_heap() -> Iterator[None]:
     """Have the collections before each block, a tenth of a second else, look at new objects only.
 
-    What somebody froze before stays frozen, and nothing more is done.
+    What somebody froze before is thawed with the rest: collections look at it again.
     """
-    if gc.get_freeze_count():
-        yield
-        return
     gc.collect()
     gc.freeze()
     try:

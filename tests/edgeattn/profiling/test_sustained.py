@@ -254,16 +254,6 @@ def test_collections_between_blocks_look_at_new_objects_only() -> None:
     assert gc.get_freeze_count() == 0
 
 
-def test_what_somebody_froze_before_stays_frozen() -> None:
-    gc.freeze()
-    try:
-        before = gc.get_freeze_count()
-        run(FakeClock(), 10.0, 0.5)
-        assert gc.get_freeze_count() == before
-    finally:
-        gc.unfreeze()
-
-
 def test_ctrl_c_in_the_first_minute_is_an_interrupt() -> None:
     sampler = ScriptedSampler(board(1))
     with pytest.raises(KeyboardInterrupt):
