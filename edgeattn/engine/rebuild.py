@@ -49,15 +49,10 @@ def rebuild(
     manifest = read_manifest(engine, verify=False)
     request: TensorRtRequest | None = None
     if manifest.target == "tensorrt":
-        from edgeattn.engine.tensorrt.built_from import quantized_to
         from edgeattn.engine.tensorrt.rebuild import request_again
 
         request = request_again(engine, manifest, plugin=plugin)
-        precision = quantized_to(engine, manifest, sources)
-    else:
-        source = embedded_manifest(load_graph(sources.graph), str(sources.graph))
-        has, wanted = source and source.options.get("precision"), manifest.options.get("precision")
-        precision = None if has == wanted else wanted
+    precision = _quantized_to(engine, manifest, sources)
     build(
         sources.graph,
         output,
@@ -77,6 +72,37 @@ def rebuild(
                 "another version of edgeattn may have built it; build it again with this one",
             )
     return built
+
+
+def typed_graph(engine: Path, sources: Sources, folder: Path) -> Path:
+    """Give the graph in the precision that an engine was built in.
+
+    Args:
+        engine: The engine.
+        sources: What it was made from.
+        folder: Where to write the graph if it was quantized on the way.
+
+    Raises:
+        EdgeAttnError: What `edgeattn.calibration.quantize.quantize` raises.
+    """
+    precision = _quantized_to(engine, read_manifest(engine, verify=False), sources)
+    if precision is None:
+        return sources.graph
+    from edgeattn.calibration.quantize import quantize
+
+    output = folder / sources.graph.name
+    return quantize(sources.graph, output, table=sources.table, precision=precision)
+
+
+def _quantized_to(engine: Path, manifest: Manifest, sources: Sources) -> str | None:
+    """Tell to which precision a build quantized the graph on the way; `None` if it did not."""
+    if manifest.target == "tensorrt":
+        from edgeattn.engine.tensorrt.built_from import quantized_to
+
+        return quantized_to(engine, manifest, sources)
+    source = embedded_manifest(load_graph(sources.graph), str(sources.graph))
+    has, built = source and source.options.get("precision"), manifest.options.get("precision")
+    return None if has == built else built
 
 
 def _differences(

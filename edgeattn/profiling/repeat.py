@@ -7,7 +7,8 @@ the measurement itself is worth.
 
 That an engine is the fastest of several says little: one of them always is. It takes the place of
 the one that was there only if it is faster in a second measurement too, by more than its confidence
-interval and by more than the same engine, loaded twice, differs from itself.
+interval and by more than the same engine, loaded twice, differs from itself; and only if it is
+right, for other kernels may be wrong ones.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ import numpy as np
 from edgeattn.artifacts import Manifest, atomic_artifact, check_writable
 from edgeattn.engine.load import engine_target
 from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
-from edgeattn.engine.rebuild import rebuild
+from edgeattn.engine.rebuild import rebuild, typed_graph
 from edgeattn.engine.sources import Sources, find_sources
-from edgeattn.errors import DataError, EngineError
+from edgeattn.engine.verify import verify_engine
+from edgeattn.errors import DataError, EdgeAttnError, EngineError
 from edgeattn.profiling.kernel_changes import KernelChange, kernel_changes
 from edgeattn.profiling.measure import DURATION_S, ITERATIONS, WARM_UP_MS
 from edgeattn.profiling.modes import choose_mode, has_device
 from edgeattn.profiling.repeat_words import build_sentences, changed_tools
 from edgeattn.profiling.repeated_builds import BuildRow, Confirmation, RepeatedBuilds
 from edgeattn.profiling.side_by_side import Bench, Measured, SideBySide, engines_at_once
-from edgeattn.profiling.stats import LatencyStats
+from edgeattn.profiling.stats import LatencyStats, PercentileRule
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
@@ -121,7 +123,7 @@ def repeat_builds(
             for number in range(1, count + 1)
         ]
         step(count, count + 1, "measure the builds side by side")
-        return _judge(path, manifest, builds, bench)
+        return _judge(path, manifest, found, builds, bench)
 
 
 @dataclass(frozen=True)
@@ -164,18 +166,36 @@ def _build(
     output = folder / str(number) / path.name
     output.parent.mkdir()
     begin = time.monotonic()
-    manifest = rebuild(path, sources, output, plugin=plugin, progress=report)
+    try:
+        manifest = rebuild(path, sources, output, plugin=plugin, progress=report)
+    except EdgeAttnError as err:
+        raise _with_log(err, path, output) from err
     return _Build(number, output, manifest, time.monotonic() - begin)
 
 
+def _with_log(err: EdgeAttnError, path: Path, output: Path) -> EdgeAttnError:
+    """Keep what TensorRT said before a build failed: beside the engine, whose own log stays."""
+    log = _log_of(output)
+    if not log.exists():
+        return err
+    kept = path.with_name(f"{path.name}.repeat.log")
+    log.replace(kept)
+    return type(err)(err.message, err.hint.replace(str(log), str(kept)))
+
+
+def _log_of(engine: Path) -> Path:
+    """Where the log of a build stands."""
+    return engine.with_name(f"{engine.name}.log")
+
+
 def _judge(
-    path: Path, manifest: Manifest, builds: Sequence[_Build], bench: Bench
+    path: Path, manifest: Manifest, sources: Sources, builds: Sequence[_Build], bench: Bench
 ) -> RepeatedBuilds:
-    """Measure the builds, and put the fastest in place if it is surely faster."""
+    """Measure the builds, and put the fastest in place if it is surely faster, and right."""
     at_once = engines_at_once(path, manifest)
     files = {_AGAIN: path} | {build.name: build.file for build in builds}
     found = bench.measure(path, files, at_once)
-    margin = found.others[_AGAIN].margin
+    margin, fault = found.others[_AGAIN].margin, ""
     others = [build for build in builds if build.manifest.files != manifest.files]
     confirmed, winner = None, None
     if others:
@@ -186,13 +206,15 @@ def _judge(
             measured = once_more[fastest.name]
             confirmed = Confirmation(measured.ratio, measured.interval)
             margin = max(margin, once_more[_AGAIN].margin)
-            winner = fastest if measured.is_faster(margin) else None
+            if measured.is_faster(margin):
+                fault = _fault(path, sources, fastest, bench)
+                winner = None if fault else fastest
     ratios = [1.0, *(found.others[build.name].ratio for build in builds)]
     record = RepeatedBuilds(
         target=manifest.target,
         mode=bench.mode.sentence,
         inputs={name: array.shape for name, array in bench.inputs.items()},
-        rows=tuple(_rows(path, manifest, builds, found, winner)),
+        rows=tuple(_rows(path, manifest, builds, found, winner, bench.mode.percentiles)),
         spread_percent=100 * (max(ratios) / min(ratios) - 1),
         noise_percent=100 * abs(found.others[_AGAIN].ratio - 1),
         identical=not others,
@@ -201,8 +223,22 @@ def _judge(
     )
     if winner is not None and confirmed is not None:
         _put_in_place(path, winner, len(builds), confirmed)
-    told = (*build_sentences(record, margin), *changed_tools(manifest, builds[0].manifest))
-    return replace(record, sentences=told)
+    told = changed_tools(manifest, builds[0].manifest)
+    return replace(record, sentences=(*build_sentences(record, margin, fault), *told))
+
+
+def _fault(path: Path, sources: Sources, build: _Build, bench: Bench) -> str:
+    """Check a build against its graph; says what is wrong with it, and nothing if it is right."""
+    if "verify" in build.manifest.report:  # as the engine that was there, while it was built
+        return ""
+    shapes = {name: array.shape for name, array in bench.inputs.items()}
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeattn-") as folder,
+        bench.load(build.file) as engine,
+    ):
+        checks = verify_engine(engine, typed_graph(path, sources, Path(folder)), shapes=(shapes,))
+    failed = (f"{check.name}: {check.detail}" for check in checks if check.verdict == "failed")
+    return "; ".join(failed)
 
 
 def _rows(
@@ -211,6 +247,7 @@ def _rows(
     builds: Sequence[_Build],
     found: SideBySide,
     winner: _Build | None,
+    rule: PercentileRule,
 ) -> Iterator[BuildRow]:
     """Describe the engine that was there, the same again, and the builds."""
     there: dict[str, Any] = {
@@ -220,7 +257,7 @@ def _rows(
         "layers": None if found.info is None else len(found.info.layers),
         "differing": None if found.info is None else 0,
     }
-    latency = LatencyStats.from_samples(found.present_ms)
+    latency = LatencyStats.from_samples(found.present_ms, rule)
     yield BuildRow(
         role="present",
         latency=latency,
@@ -229,7 +266,7 @@ def _rows(
         kept=winner is None,
         **there,
     )
-    yield BuildRow(role="again", **_figures(found.others[_AGAIN]), **there)
+    yield BuildRow(role="again", **_figures(found.others[_AGAIN], rule), **there)
     for build in builds:
         measured = found.others[build.name]
         changes = _changes(found, measured)
@@ -238,7 +275,7 @@ def _rows(
             number=build.number,
             sha256=build.manifest.files[path.name],
             bytes=build.file.stat().st_size,
-            **_figures(measured),
+            **_figures(measured, rule),
             kept=build is winner,
             build_seconds=build.seconds,
             layers=None if measured.info is None else len(measured.info.layers),
@@ -247,9 +284,9 @@ def _rows(
         )
 
 
-def _figures(measured: Measured) -> dict[str, Any]:
+def _figures(measured: Measured, rule: PercentileRule) -> dict[str, Any]:
     return {
-        "latency": LatencyStats.from_samples(measured.latency_ms),
+        "latency": LatencyStats.from_samples(measured.latency_ms, rule),
         "ratio": measured.ratio,
         "ratio_interval": measured.interval,
     }
@@ -269,9 +306,8 @@ def _put_in_place(path: Path, winner: _Build, count: int, confirmed: Confirmatio
     with atomic_artifact(path, manifest, *names[1:]) as files:
         for name, file in zip(names, files, strict=True):
             winner.file.with_name(name).replace(file)
-    log = winner.file.with_name(f"{path.name}.log")
-    if log.exists():  # what TensorRT said of the one before is of no use any more
-        log.replace(path.with_name(log.name))
+    if _log_of(winner.file).exists():  # that of the one before is of no use any more
+        _log_of(winner.file).replace(_log_of(path))
 
 
 def _prefixed(progress: Progress, done: int, total: int, title: str) -> Progress:

@@ -11,12 +11,13 @@ from edgeattn.profiling.repeated_builds import RepeatedBuilds
 _TOOLS = ("edgeattn", "numpy", "onnx", "onnxruntime", "tensorrt")
 
 
-def build_sentences(record: RepeatedBuilds, margin: float) -> Iterator[str]:
+def build_sentences(record: RepeatedBuilds, margin: float, fault: str = "") -> Iterator[str]:
     """Say what was found, and which engine was kept.
 
     Args:
         record: What was found.
         margin: What part of a median may be noise.
+        fault: What is wrong with a faster build; empty if nothing is, or none is faster.
     """
     builds = [row for row in record.rows if row.role == "build"]
     count = f"{len(builds)} build" + ("" if len(builds) == 1 else "s")
@@ -39,10 +40,10 @@ def build_sentences(record: RepeatedBuilds, margin: float) -> Iterator[str]:
             f"Other kernels than in the engine that was there: in {sum(map(bool, told))} of "
             f"{count}, in up to {max(told)} layers; it has {record.rows[0].layers}."
         )
-    yield _verdict(record)
+    yield _verdict(record, fault)
 
 
-def _verdict(record: RepeatedBuilds) -> str:
+def _verdict(record: RepeatedBuilds, fault: str) -> str:
     confirmed = record.confirmed
     if confirmed is None:
         return "The engine that was there was kept: no build is surely faster."
@@ -52,6 +53,8 @@ def _verdict(record: RepeatedBuilds) -> str:
     )
     if record.replaced:
         return f"Build {record.kept.number} took the place of the engine that was there: {found}."
+    if fault:
+        return f"The engine that was there was kept: the fastest build is wrong ({fault}); {found}."
     return (
         "The engine that was there was kept: the fastest build is not surely faster a second time; "
         f"{found}."

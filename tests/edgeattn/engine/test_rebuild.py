@@ -12,8 +12,10 @@ import pytest
 from edgeattn.artifacts import Manifest, manifest_path, read_manifest, write_json
 from edgeattn.calibration.collect import calibrate
 from edgeattn.engine.build import build
-from edgeattn.engine.rebuild import rebuild
+from edgeattn.engine.load import load
+from edgeattn.engine.rebuild import rebuild, typed_graph
 from edgeattn.engine.sources import find_sources
+from edgeattn.engine.verify import verify_engine
 from edgeattn.errors import BuildError
 from tests.graphs import classifier, int8_chain, save
 
@@ -80,3 +82,16 @@ def test_what_comes_out_otherwise_is_refused_with_both_values(graph):
     rewrite(engine, options=read_manifest(engine).options | {"inputs": inputs})
     with pytest.raises(BuildError, match=r"cannot be built as it was: inputs was .*float64.* and"):
         again(engine)
+
+
+@pytest.mark.parametrize("precision", [None, "int8", "fp16"])
+def test_an_engine_computes_its_typed_graph(precision, graph, tmp_path):
+    table = table_of(graph) if precision == "int8" else None
+    engine = build(graph, engine="cpu", table=table, precision=precision)
+    folder = tmp_path / "typed"
+    folder.mkdir()
+    typed = typed_graph(engine, find_sources(engine, read_manifest(engine)), folder)
+    assert (typed == graph) is (precision is None)
+    with load(engine) as loaded:
+        checks = verify_engine(loaded, typed)
+    assert {check.verdict for check in checks} == {"ok", "skipped"}

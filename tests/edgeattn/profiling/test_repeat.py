@@ -242,3 +242,11 @@ def test_other_kernels_are_counted():
 )
 def test_who_was_kept_is_said_with_the_figure_that_decided(found, said):
     assert list(build_sentences(found, 0.0))[-1].endswith(said)
+
+
+def test_a_faster_build_that_is_wrong_is_said_to_be():
+    found = record(0.9, confirmed=Confirmation(0.9, (0.89, 0.91)))
+    assert (
+        "the fastest build is wrong (finite: NaN); measured"
+        in list(build_sentences(found, 0.0, "finite: NaN"))[-1]
+    )

@@ -13,18 +13,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from edgeattn.artifacts import Manifest, Parent, atomic_artifact, read_manifest
+from edgeattn.engine.base import Engine
 from edgeattn.engine.load import load
 from edgeattn.engine.sources import Sources
 from edgeattn.engine.tensorrt import memory
 from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 from edgeattn.engine.tensorrt.options import TensorRtOptions
-from edgeattn.errors import EngineError
+from edgeattn.engine.verify_check import VerifyCheck
+from edgeattn.errors import BuildError, EngineError
 from edgeattn.graph.files import graph_sha256
 from edgeattn.profiling import measure as loop_module
 from edgeattn.profiling import repeat, side_by_side
@@ -77,6 +79,8 @@ class Builds:
     def __init__(self) -> None:
         self.plans: list[bytes] = []
         self.plugins: list[Path | None] = []
+        self.verified: list[Any] = []
+        self.verdict: Literal["ok", "failed"] = "ok"
 
     def rebuild(
         self,
@@ -92,6 +96,12 @@ class Builds:
         write(output, manifest_of(sources.graph), self.plans.pop(0))
         output.with_name(f"{output.name}.log").write_text(f"of {output.parent.name}")
         return read_manifest(output)
+
+    def verify(self, engine: Engine, graph: Path, *, shapes: Any) -> list[VerifyCheck]:
+        """Judge an engine; the double computes nothing that could be."""
+        self.verified.append((graph.name, shapes))
+        checks = [("finite", "ok", "fine"), ("reference", self.verdict, "y is far off")]
+        return [VerifyCheck(name, verdict, detail) for name, verdict, detail in checks]  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -118,6 +128,8 @@ def script(gpu: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
 def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
     builds = Builds()
     monkeypatch.setattr(repeat, "rebuild", builds.rebuild)
+    monkeypatch.setattr(repeat, "typed_graph", lambda engine, sources, folder: sources.graph)
+    monkeypatch.setattr(repeat, "verify_engine", builds.verify)
     return builds
 
 
@@ -161,6 +173,36 @@ def test_the_fastest_of_several_builds_takes_the_place_of_the_engine(script, bui
     with load(engine) as loaded:
         loaded.run({"x": np.zeros((2, 3), np.float32)})
     assert "Build 2 took the place" in found.sentences[-1]
+    assert builds.verified == [("net.onnx", ({"x": (2, 3)},))]
+
+
+def test_a_faster_build_that_is_wrong_is_not_kept(script, builds, engine):
+    builds.plans, builds.verdict = [b"fast"], "failed"
+    script.of_plan = {b"fast": {"compute_ms": 1.1}}
+    found = repeat_builds(engine, 1, **QUICK)
+    assert found.confirmed is not None
+    assert not found.replaced
+    assert engine.read_bytes() == THERE
+    assert "the fastest build is wrong (reference: y is far off)" in found.sentences[-1]
+
+
+def test_what_tensorrt_said_before_a_build_failed_is_kept_beside_the_engine(
+    script, engine, monkeypatch
+):
+    def fails(path: Path, sources: Sources, output: Path, **keywords: Any) -> Manifest:
+        log = output.with_name("net.engine.log")
+        log.write_text("out of memory")
+        raise BuildError("TensorRT built no engine", f"all that it said is in {log}")
+
+    engine.with_name("net.engine.log").write_text("of the first build")
+    monkeypatch.setattr(repeat, "rebuild", fails)
+    with pytest.raises(BuildError, match="built no engine") as error:
+        repeat_builds(engine, 1, **QUICK)
+    kept = engine.with_name("net.engine.repeat.log")
+    assert error.value.hint == f"all that it said is in {kept}"
+    assert kept.read_text() == "out of memory"
+    assert engine.with_name("net.engine.log").read_text() == "of the first build"
+    assert engine.read_bytes() == THERE
 
 
 def test_slower_builds_leave_the_engine_where_it_is(script, builds, engine):
