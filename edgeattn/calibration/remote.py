@@ -120,6 +120,7 @@ class RemoteCollector:
         self._scheduler = scheduler
         self._versions = package_versions(PACKAGES)
         self._graph: Future[RemoteGraph] | None = None  # sent with the first samples
+        self._here: RemoteGraph | None = None
         self._fingerprint = ""
         self._unlike: set[str] = set()
         self._numbers = itertools.count()
@@ -215,7 +216,7 @@ class RemoteCollector:
             for file in graph_files(self._file)
         }
         arguments = (files, self._options.method, self._options.percentile, first)
-        self._fingerprint = RemoteGraph(*arguments).fingerprint
+        self._here = RemoteGraph(*arguments)
         return self._submit(RemoteGraph, *arguments)
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -245,6 +246,8 @@ class RemoteCollector:
                     self._merge(earlier, self._running.pop(earlier))
             raise observed.error
         check_versions(observed.worker, observed.versions, self._versions)
+        if self._here is not None:  # not before: the workers compute meanwhile
+            self._fingerprint, self._here = self._here.fingerprint, None
         if observed.fingerprint != self._fingerprint and observed.worker not in self._unlike:
             self._unlike.add(observed.worker)
             _log.warning(
