@@ -84,6 +84,8 @@ def statistics_table(report: Mapping[str, Any]) -> Table:
     copies = report["h2d"]["max_ms"] or report["d2h"]["max_ms"]
     wanted = _PARTS if copies else ("latency", "end_to_end")
     shown = {part: _PARTS[part] for part in wanted if report.get(part)}
+    if report.get("end_to_end") == latency:  # an engine without a device: one and the same
+        del shown["end_to_end"]
     heads = ["ms", *(percentile_name(key) for key in keys), "CV, %"]
     rows = [
         [Cell(text), *(_number(report[part][key]) for key in keys), _cv(report[part])]

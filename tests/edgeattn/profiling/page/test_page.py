@@ -79,6 +79,7 @@ def test_what_the_caller_waited_is_in_the_table_where_it_was_measured():
     report["end_to_end"] = dict(report["latency"], p50_ms=5.4321)
     text = page_html(report)
     assert "End to end (host)" in text
+    assert "End to end" not in page_html(report | {"end_to_end": report["latency"]})
     assert "5.432" in text
 
 
