@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from edgeattn.calibration.quantize import PRECISIONS
 from edgeattn.profiling.page.plot import SIZE, Axis, Key, Label, Mark, Plot, Point, dots, line
@@ -69,28 +68,30 @@ def front_plots(group: Competition, name: str) -> list[Plot]:
 
 
 def _plot(group: Competition, cost: _Cost, name: str, *, is_main: bool = False) -> Plot:
-    rows = [row for row in group.rows if cost.of(row) is not None]
+    costs = {row["case"]: value for row in group.rows if (value := cost.of(row)) is not None}
+    rows = [row for row in group.rows if row["case"] in costs]
     intervals = [interval for row in rows if (interval := cost.interval(row))]
-    costs = [_known(cost.of(row)) for row in rows]
-    x = _cost_axis(cost.label, [*costs, *(end for ends in intervals for end in ends)])
-    y = _accuracy_axis([accuracy_of(row, group.accuracy) for row in rows], group.accuracy)
+    x = _cost_axis(cost.label, [*costs.values(), *(end for ends in intervals for end in ends)])
+    accuracies = [accuracy_of(row, group.accuracy) for row in rows]
+    y = _accuracy_axis(accuracies, group.accuracy)
     places = {
-        row["case"]: (x.at(value), SIZE - _height(y, accuracy_of(row, group.accuracy)))
-        for row, value in zip(rows, costs, strict=True)
+        row["case"]: (x.at(costs[row["case"]]), SIZE - _height(y, accuracy))
+        for row, accuracy in zip(rows, accuracies, strict=True)
     }
-    steps = _staircase([places[row["case"]] for row in group.contenders])
+    contending = [row["case"] for row in group.contenders]
+    steps = _staircase(places[case] for case in contending if case in places)
     marks = [Mark(line(steps), "front-line")] if steps else []
     # Those on the front last, over the others.
     for row in sorted(rows, key=lambda row: row["case"] in group.front):
         marks += _marks(row, group, cost, x, places[row["case"]], is_linked=is_main)
     kinds = dict.fromkeys(row["parameters"]["precision"] for row in rows)
-    notes = ["Pale: beaten; hollow: throttled."] if is_main else []
-    if intervals:
-        notes.append("Bars: 95 % confidence.")
-    if any(math.isinf(accuracy_of(row, group.accuracy)) for row in rows):
-        notes.append(
-            "At the upper edge: no error at all; at the lower: outputs that are no numbers."
-        )
+    notes = {
+        "Pale: beaten.": is_main and len(group.front) < len(group.contenders),
+        "Hollow: throttled.": is_main and len(group.contenders) < len(group.rows),
+        "Bars: 95 % confidence.": bool(intervals),
+        "At the upper edge: no error at all.": math.inf in accuracies,
+        "At the lower edge: outputs that are no numbers.": -math.inf in accuracies,
+    }
     on_front = [row for row in rows if row["case"] in group.front]
     return Plot(
         f"{name}-{cost.name}",
@@ -100,7 +101,7 @@ def _plot(group: Competition, cost: _Cost, name: str, *, is_main: bool = False) 
         marks,
         list(_labels(group, on_front, places, steps)) if is_main else [],
         [Key(_COLOURS[kind], kind) for kind in kinds] if is_main else [],
-        " ".join(notes),
+        " ".join(note for note, holds in notes.items() if holds),
         f"{cost.title}: {len(rows)} cases, {len(on_front)} of them on the front",
     )
 
@@ -184,8 +185,3 @@ def _accuracy_axis(values: Sequence[float], accuracy: Accuracy) -> Axis:
 def _height(axis: Axis, value: float) -> float:
     """Find the height of an accuracy; what is infinite lies on an edge."""
     return axis.at(min(max(value, axis.low), axis.high))
-
-
-def _known(value: Any) -> float:
-    assert value is not None
-    return float(value)

@@ -126,6 +126,22 @@ def test_what_rows_lack_is_left_out():
     assert "on random samples" in sweep_html([row | {"samples": "random"}], "swept")
 
 
+def test_a_plot_has_the_rows_whose_figure_is_known_and_names_what_does_not_compete():
+    known = rows.row()
+    silent = rows.row(precision="int8", energy=False)
+    throttled = rows.row(precision="fp16") | {"verdict": "throttled"}
+    (group,) = competitions([known, silent, throttled])
+    latency, energy, _ = front_plots(group, "front")
+    assert sum(bool(mark.tip) for mark in latency.marks) == 3
+    assert [mark.tip.partition(" batch")[0] for mark in energy.marks if mark.tip] == [
+        "mswin_nano fp16",
+        "mswin_nano fp32",
+    ]
+    assert "Hollow: throttled." in latency.note
+    assert [mark.kind for mark in energy.marks].count("hole") == 1
+    assert not group.counts_energy
+
+
 def test_rows_of_an_earlier_version_make_a_page():
     row = rows.row()
     for name in ("verdict", "verdict_reasons", "power_mode", "power_rail", "locked_clocks"):
@@ -174,6 +190,8 @@ def test_outputs_without_error_lie_at_the_upper_edge_and_those_that_are_no_numbe
     assert heights["mswin_nano fp16"] == pytest.approx(1000, abs=0.1)
     assert "no error at all" in plot.note
     assert "no numbers" in plot.note
+    (alone,) = competitions([exact])
+    assert "no numbers" not in front_plots(alone, "front")[0].note
     cells = table_cells(sweep_html([exact, noisy, broken], "swept"))
     assert [cells[row["case"]][2] for row in (exact, noisy, broken)] == ["∞", "31.0", "–"]
     assert "no error; " not in case_words(noisy, group)
