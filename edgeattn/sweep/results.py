@@ -22,6 +22,8 @@ from edgeattn.errors import ArtifactError
 FILE_NAME = "results.jsonl"
 # Of a row; raised when a reader of the previous one could misread it.
 ROW_VERSION = 1
+# What every row has; one with figures has more.
+_KEYS = frozenset(("case", "label", "status", "parameters", "parents", "figures", "error"))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -44,6 +46,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 f"line {number} of {path} has version {version}; this edgeattn reads {ROW_VERSION}",
                 "give another folder, or install the edgeattn that wrote it",
             )
+        if missing := ", ".join(sorted(_KEYS - row.keys())):
+            raise ArtifactError(f"line {number} of {path} is no row of a sweep: it lacks {missing}")
         if case in rows:
             raise ArtifactError(f"line {number} of {path} is a second row of the case {case}")
         rows[case] = row

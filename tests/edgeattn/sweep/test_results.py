@@ -8,7 +8,8 @@ from edgeattn.sweep.results import FILE_NAME, Results, read_rows
 
 
 def row(case, status="ok", **more):
-    return {"row_version": 1, "case": case, "status": status, **more}
+    rest = {"label": case, "parameters": {}, "parents": {}, "figures": {}, "error": None}
+    return {"row_version": 1, "case": case, "status": status, **rest, **more}
 
 
 def filled(folder, *rows):
@@ -95,6 +96,7 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
         ("{}", "line 1 .* is no row"),
         ("[1]", "line 1 .* is no row"),
         ('{"case', "line 1 .* is no row"),
+        ('{"case": "a", "row_version": 1, "label": "a"}', "it lacks error, figures, parameters"),
         ('{"case": "a", "row_version": 99}', "line 1 .* has version 99"),
     ],
 )
