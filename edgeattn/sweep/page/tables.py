@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from edgeattn.profiling.page.tables import Cell, Column, Table
-from edgeattn.profiling.page.words import NOTHING, number, scaled
+from edgeattn.profiling.page.tables import Cell, Column, Table, known_columns
+from edgeattn.profiling.page.words import number, scaled
 from edgeattn.sweep.page.words import accuracy_words, case_name, standing
 from edgeattn.sweep.pareto import Competition, Row, has_no_error
 
@@ -45,7 +46,7 @@ def front_table(group: Competition, name: str) -> Table | None:
         Column("mJ"): [_number(row, "energy_mj", 3) for row in rows],
         Column("engine"): [_size(row) for row in rows],
     }
-    return Table(name, "Front", *_known(columns)) if rows else None
+    return replace(known_columns(name, "Front", columns), searchable=False) if rows else None
 
 
 def row_table(
@@ -77,17 +78,7 @@ def row_table(
         },
         Column("remarks", False, is_long=True): [Cell(_remarks(row)) for row in rows],
     }
-    return Table("cases", "Cases", *_known(columns), searchable=True, attributes=attributes)
-
-
-def _known(columns: Mapping[Column, Sequence[Cell]]) -> tuple[list[Column], list[list[Cell]]]:
-    """Leave out columns of which nothing is known; turn the rest into rows."""
-    known = {
-        column: cells
-        for column, cells in columns.items()
-        if any(cell.text not in ("", NOTHING) for cell in cells)
-    }
-    return list(known), [list(cells) for cells in zip(*known.values(), strict=True)]
+    return replace(known_columns("cases", "Cases", columns), attributes=attributes)
 
 
 def _number(row: Row, figure: str, digits: int) -> Cell:
