@@ -18,7 +18,7 @@ from edgeattn.engine.load import engine_target
 from edgeattn.errors import DataError
 from edgeattn.graph.compare import compare_outputs
 from edgeattn.profiling.comparison.accuracy import Progress, SharedInputs, outputs_of, top1
-from edgeattn.profiling.comparison.differences import differences, troubles
+from edgeattn.profiling.comparison.differences import differences
 from edgeattn.profiling.comparison.gates import judge
 from edgeattn.profiling.comparison.modules import align_modules
 from edgeattn.profiling.comparison.ratio import Ratio, percentile_ratio
@@ -53,6 +53,7 @@ def compare(
     latency: bool = True,
     layers: bool = False,
     any_mode: bool = False,
+    board: bool = True,
     iterations: int = ITERATIONS,
     duration_s: float = DURATION_S,
     warm_up_ms: float = WARM_UP_MS,
@@ -79,6 +80,7 @@ def compare(
         latency=latency,
         layers=layers,
         any_mode=any_mode,
+        board=board,
         iterations=iterations,
         duration_s=duration_s,
         warm_up_ms=warm_up_ms,
@@ -101,6 +103,7 @@ def compare_many(
     latency: bool = True,
     layers: bool = False,
     any_mode: bool = False,
+    board: bool = True,
     iterations: int = ITERATIONS,
     duration_s: float = DURATION_S,
     warm_up_ms: float = WARM_UP_MS,
@@ -134,6 +137,7 @@ def compare_many(
         layers: Measure where the time of the engines goes, too. Reports with layers are compared
             by module in any case.
         any_mode: Compare latencies of reports of different modes, too.
+        board: Watch clocks and temperatures while engines are timed, from a process of its own.
         iterations: Least number of timed queries of each engine.
         duration_s: Least time to time each engine.
         warm_up_ms: Time to run each without timing before.
@@ -189,7 +193,10 @@ def compare_many(
             accuracy = _accuracy(loaded, shared, labels, batch_size, progress)
             arrays = shared.common_batches(batch_size) if latency or layers else []
             _step(progress, "measure")
-            made = timed_sides(loaded, arrays, loop) if latency else [s.untimed() for s in loaded]
+            if latency:
+                made = timed_sides(loaded, arrays, loop, board)
+            else:
+                made = [side.untimed() for side in loaded]
             if layers:
                 _step(progress, "layers")
                 made = [with_layers(*each) for each in zip(made, loaded, arrays, strict=True)]
@@ -328,7 +335,7 @@ def _pair(
         b=b,
         ratios=dict(_ratios(a, b)),
         modules=align_modules(a.layers, b.layers) if a.layers and b.layers else (),
-        warnings=(*differences(a, b), *troubles(a), *troubles(b)),
+        differences=tuple(differences(a, b)),
         **(accuracy or {}),
     )
     figures = comparison.figures()

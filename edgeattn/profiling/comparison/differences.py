@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edgeattn.profiling.comparison.sides import Side, machine_name
@@ -23,7 +23,7 @@ def differences(a: Side, b: Side) -> Iterator[str]:
         return
     both = f"{a.letter} and {b.letter}"
     if a.sha256 and a.sha256 == b.sha256:
-        yield f"{both} are the same engine by their hash: what they differ in is noise"
+        yield f"{both} are the same engine by their hash: what they differ in is not its doing"
     if a.is_report or b.is_report:
         yield (
             f"{both} were measured in different runs: what changed in between is in their ratio, "
@@ -48,10 +48,14 @@ def differences(a: Side, b: Side) -> Iterator[str]:
         yield _differ("queries in flight", a, b, *streams)
 
 
-def troubles(side: Side) -> Iterator[str]:
-    """Repeat what makes the figures of a side less than trustworthy."""
-    for warning in side.warnings:
-        yield f"{side.letter}: {warning}"
+def troubles(sides: Iterable[Side]) -> Iterator[str]:
+    """Repeat what makes the figures of sides less than trustworthy, each sentence once."""
+    letters: dict[str, list[str]] = {}
+    for side in sides:
+        for warning in side.warnings:
+            letters.setdefault(warning, []).append(side.letter)
+    for warning, of in letters.items():
+        yield f"{', '.join(of)}: {warning}"
 
 
 def _machines(a: Side, b: Side) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeattn.artifacts import Manifest
 from edgeattn.graph.compare import OutputComparison, finite_or_none
+from edgeattn.profiling.comparison.differences import troubles
 from edgeattn.profiling.comparison.gates import Gate
 from edgeattn.profiling.comparison.modules import ModulePair
 from edgeattn.profiling.comparison.ratio import Ratio
@@ -42,8 +43,7 @@ class Comparison:
         top1_b: The same of B.
         ratios: B's percentiles over A's, by names such as `p50`; those that both have.
         modules: Where the time goes in both; empty if that is not known of both.
-        warnings: What the latencies do not have in common, and what else makes them less than
-            trustworthy, one sentence each.
+        differences: What the latencies do not have in common, one sentence each.
         gates: The conditions to fail on, judged.
     """
 
@@ -56,7 +56,7 @@ class Comparison:
     top1_b: float | None = None
     ratios: dict[str, Ratio] = field(default_factory=dict)
     modules: tuple[ModulePair, ...] = ()
-    warnings: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
 
     @property
@@ -78,6 +78,11 @@ class Comparison:
     def mode(self) -> str:
         """What the latencies hold."""
         return "; against ".join(dict.fromkeys((self.a.mode, self.b.mode)))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The differences, and what else makes the latencies less than trustworthy."""
+        return (*self.differences, *troubles((self.a, self.b)))
 
     @property
     def violations(self) -> tuple[str, ...]:
@@ -153,7 +158,8 @@ class Comparisons:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Those of all pairs, each once."""
-        return tuple(dict.fromkeys(text for pair in self.pairs for text in pair.warnings))
+        apart = (text for pair in self.pairs for text in pair.differences)
+        return (*dict.fromkeys(apart), *troubles(self.sides))
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the comparisons into JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 
 from edgeattn.engine.base import Engine
 from edgeattn.errors import EdgeAttnError
+from edgeattn.profiling.board.verdict import Device
+from edgeattn.profiling.board.watch import BoardWatch
 from edgeattn.profiling.comparison.ratio import Times
 from edgeattn.profiling.comparison.sides import Side
-from edgeattn.profiling.diagnosis import diagnose, diagnose_machine, diagnose_mode
+from edgeattn.profiling.diagnosis import diagnose, diagnose_board, diagnose_machine, diagnose_mode
 from edgeattn.profiling.environment import collect_environment
 from edgeattn.profiling.measure import measure_interleaved
 from edgeattn.profiling.measurement import Measurement
@@ -20,6 +23,8 @@ from edgeattn.profiling.modes import Mode, has_device
 from edgeattn.profiling.profile import engine_parent
 from edgeattn.profiling.report import PARTS
 from edgeattn.profiling.stats import LatencyStats
+
+_NO_ENERGY = "engines took turns, so that the power is of all"
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -57,14 +62,17 @@ class LoadedSide:
 
 
 def timed_sides(
-    sides: Sequence[LoadedSide], batches: Sequence[Arrays], loop: Mapping[str, Any]
+    sides: Sequence[LoadedSide], batches: Sequence[Arrays], loop: Mapping[str, Any], board: bool
 ) -> list[Side]:
     """Measure the latencies of engines in turns.
+
+    The energy of a query is not told: what the board draws is that of all engines together.
 
     Args:
         sides: The engines.
         batches: For each the arrays of a query.
         loop: `iterations`, `duration_s` and `warm_up_ms` of the measurement.
+        board: Watch clocks and temperatures meanwhile, from a process of its own.
 
     Raises:
         EngineError: If an engine fails, or is loaded for something else than its mode measures.
@@ -74,11 +82,19 @@ def timed_sides(
         side.mode.check(side.engine)
         queries[side.letter] = side.mode.query(side.engine, batch)
     environment = collect_environment()
-    measured = measure_interleaved(queries, **loop)
+    devices = {side.letter: _device(side.engine) for side in sides}
+    with contextlib.ExitStack() as stack:
+        watches = {
+            device: stack.enter_context(BoardWatch(device, idle_s=0))
+            for device in (set(devices.values()) if board else ())
+        }
+        measured = measure_interleaved(queries, **loop)
     found = []
     for side, batch in zip(sides, batches, strict=True):
         measurement = side.mode.read(measured[side.letter])
         stats = _statistics(side, measurement)
+        watch = watches.get(devices[side.letter])
+        state = watch and replace(watch.state(measurement), energy=None, no_energy=_NO_ENERGY)
         latencies = tuple(measurement.latency_ms)
         found.append(
             replace(
@@ -89,10 +105,12 @@ def timed_sides(
                 times=Times(latencies, tuple(t.start_enqueue_ns for t in measurement.times)),
                 throughput_qps=measurement.throughput_qps,
                 environment=environment,
+                board=state,
                 warnings=(
                     *diagnose(measurement, stats, side.engine.settings),
                     *diagnose_mode(side.mode, side.engine.settings),
                     *diagnose_machine(environment),
+                    *(diagnose_board(state) if state else ()),
                 ),
             )
         )
@@ -110,6 +128,10 @@ def with_layers(side: Side, loaded: LoadedSide, batch: Arrays) -> Side:
     except EdgeAttnError as err:
         warning = f"the layers could not be measured: {err.message}"
         return replace(side, warnings=(*side.warnings, warning))
+
+
+def _device(engine: Engine) -> Device:
+    return "gpu" if has_device(engine.manifest.target) else "cpu"
 
 
 def _statistics(side: LoadedSide, measurement: Measurement) -> dict[str, LatencyStats]:

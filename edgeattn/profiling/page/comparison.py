@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.artifacts import write_bytes
+from edgeattn.profiling.comparison.gates import Gate
 from edgeattn.profiling.comparison.result import Comparison, Comparisons
 from edgeattn.profiling.comparison.sides import Side, machine_name
 from edgeattn.profiling.page import comparison_tables as tables
@@ -40,11 +41,12 @@ def comparison_html(found: Comparisons) -> str:
     reference, *others = found.sides
     candidates = others[0].name if len(others) == 1 else count(len(others), "candidate")
     plot = forest(found)
+    machines = dict.fromkeys(machine_name(side.environment) for side in found.sides)
     gates = [_gate(pair, gate) for pair in found.pairs for gate in pair.gates]
     values: dict[str, Any] = {
         "title": f"{candidates} against {reference.name}",
         "kind": "comparison",
-        "subtitle": list(dict.fromkeys(filter(None, map(_where, found.sides)))),
+        "subtitle": [machine for machine in machines if machine],
         "verdict": _verdict([gate["verdict"] for gate in gates]),
         "figures": _headline(found),
         "modes": list(dict.fromkeys(side.mode for side in found.sides if side.latency)),
@@ -101,7 +103,7 @@ def _ratio_figure(pair: Comparison, name: str, words: str) -> list[Figure]:
     return [Figure(words, number(ratio.value, 3), "times", sure)]
 
 
-def _gate(pair: Comparison, gate: Any) -> dict[str, str]:
+def _gate(pair: Comparison, gate: Gate) -> dict[str, str]:
     return {
         "condition": str(gate.condition),
         "candidate": f"{pair.b.letter} {pair.b.name}",
@@ -120,21 +122,18 @@ def _verdict(words: list[str]) -> dict[str, str] | None:
     return {"word": worst, "kind": _KINDS[worst], "text": same}
 
 
-def _where(side: Side) -> str:
-    return machine_name(side.environment)
-
-
 def _facts(side: Side) -> dict[str, str]:
     """Say what a side is and what it was measured on."""
     environment, board = side.environment, side.board
     shapes = (f"{name} {'×'.join(map(str, dims))}" for name, dims in side.inputs.items())
+    settings = {name: value for name, value in side.settings.items() if name != "engine"}
     facts = {
         "Source": "a report" if side.is_report else "an engine, measured for this page",
         **{role: f"{p.file}, sha256 {p.sha256[:16]}…" for role, p in side.parents.items()},
-        "Runs on": side.target,
+        "Runs on": str(side.settings.get("engine", side.target)),
         "Mode": side.mode,
         "Inputs": ", ".join(shapes),
-        **{name.replace("_", " "): str(value) for name, value in side.settings.items()},
+        **{name.replace("_", " "): str(value) for name, value in settings.items()},
         "Machine": machine_name(environment),
         "Governor": (environment.governor or "") if environment else "",
         "System": environment.operating_system if environment else "",

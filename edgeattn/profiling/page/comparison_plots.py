@@ -30,6 +30,7 @@ _COLOURS = 8
 # Ratios, or times, that differ by more than this factor need a logarithmic axis.
 _WIDE = 3.0
 _BINS = 60
+_HEADROOM = 0.7  # in rows
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Rows(Axis):
 
     @classmethod
     def of(cls, label: str, names: Sequence[str]) -> Rows:
-        """Make an axis with one row for each name."""
-        return cls(label, 0, len(names), names=tuple(names))
+        """Make an axis with one row for each name, and room for labels above them."""
+        return cls(label, 0, len(names) + _HEADROOM, names=tuple(names))
 
     def middle(self, row: int) -> float:
         """Find the middle of a row, in thousandths from the low end."""
-        return self.at(self.high - row - 0.5)
+        return self.at(len(self.names) - row - 0.5)
 
     def ticks(self) -> list[Tick]:
         """Label every row."""
@@ -113,7 +114,7 @@ def forest(found: Comparisons) -> Plot | None:
         marks,
         labels,
         note="Dots: the ratio of the two percentiles. Lines: where it lies with 95 % confidence. "
-        "Dashed: as fast as A.",
+        "Dotted: as fast as A.",
         describe="; ".join(
             f"{name}: {number(pair.ratios[key].value, 3)}"
             for name, (pair, _, key) in zip(names, rows, strict=True)
