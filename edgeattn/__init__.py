@@ -21,12 +21,14 @@ from edgeattn.inputs import ImagePreprocess, InputSpec
 from edgeattn.spec import AttentionSpec, HeadGroup
 
 if TYPE_CHECKING:
+    from edgeattn.bundle.install import build_from_bundle
+    from edgeattn.bundle.load import load
+    from edgeattn.bundle.write import write_bundle
     from edgeattn.calibration.collect import calibrate
     from edgeattn.calibration.quantize import quantize
     from edgeattn.calibration.sensitivity import sensitivity
     from edgeattn.calibration.shards import merge_calibrations
     from edgeattn.engine.build import build
-    from edgeattn.engine.load import load
     from edgeattn.graph.export import export
     from edgeattn.profiling.compare import compare
     from edgeattn.profiling.profile import profile
@@ -40,6 +42,7 @@ __all__ = [
     "ImagePreprocess",
     "InputSpec",
     "build",
+    "build_from_bundle",
     "calibrate",
     "compare",
     "export",
@@ -48,6 +51,7 @@ __all__ = [
     "profile",
     "quantize",
     "sensitivity",
+    "write_bundle",
 ]
 
 # Where each function lives: imported on first use, so that none drags its framework in unasked.
@@ -58,7 +62,9 @@ _HOMES = {
     "quantize": "edgeattn.calibration.quantize",
     "sensitivity": "edgeattn.calibration.sensitivity",
     "build": "edgeattn.engine.build",
-    "load": "edgeattn.engine.load",
+    "write_bundle": "edgeattn.bundle.write",
+    "build_from_bundle": "edgeattn.bundle.install",
+    "load": "edgeattn.bundle.load",
     "profile": "edgeattn.profiling.profile",
     "compare": "edgeattn.profiling.compare",
 }

@@ -18,6 +18,7 @@ from edgeattn.artifacts import (
     read_manifest,
     sha256_of_file,
 )
+from edgeattn.bundle.read import Bundle, is_bundle
 from edgeattn.calibration.checkpoint import CalibrationState
 from edgeattn.calibration.table import CalibTable
 from edgeattn.calibration.trt_cache import TrtCalibCache
@@ -34,7 +35,7 @@ from edgeattn.graph.op import attention_nodes, spec_of_node
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """Describe a graph, table, engine, report, weights file or state of a calibration.
+    """Describe a graph, table, engine, report, bundle, weights file or state of a calibration.
 
     A calibration cache of TensorRT is known too, by its first bytes.
 
@@ -52,6 +53,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     sha256 = sha256_of_file(path)
     described: dict[str, Any] = {"file": path.name, "size_bytes": path.stat().st_size}
+    if is_bundle(path):
+        return described | {"sha256": sha256, "kind": "bundle"} | _describe_bundle(path)
     if path.suffix == ".json":
         return described | {"sha256": sha256} | _describe_json(path)
     if path.suffix == ".safetensors":
@@ -77,6 +80,20 @@ def _describe_manifest(manifest: Manifest) -> dict[str, Any]:
     kept = ("parents", "target", "options", "report", "tools", "format_version")
     values = manifest.to_dict()
     return {"manifest": {name: values[name] for name in kept if values[name]}}
+
+
+def _describe_bundle(path: Path) -> dict[str, Any]:
+    with Bundle.open(path) as bundle:
+        values = bundle.manifest.to_dict()
+        described = _describe_manifest(bundle.manifest.manifest)
+        is_signed = bool(bundle.signature)
+    return described | {
+        "name": values["name"],
+        "signed": is_signed,
+        "build": values["build"],
+        "tolerances": values["tolerances"],
+        "entries": values["entries"],
+    }
 
 
 def _describe_json(path: Path) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def load(
             tempfile.TemporaryDirectory(prefix="edgeattn-") as folder,
         ):
             return engine_load.load(extract_graph(opened, Path(folder)), threads=threads)
+    if public_key is not None and not rebuild_if_needed:
+        raise EngineError(
+            f"a public key was given, and {path} is no bundle: only bundles are signed",
+            "leave the key out",
+        )
     try:
         return engine_load.load(path, threads=threads, tensorrt=tensorrt)
     except StaleEngineError:

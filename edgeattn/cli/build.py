@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgeattn.cli.artifact import print_written
+from edgeattn.cli.bundle_options import public_key_option
 from edgeattn.cli.console import print_json, print_table, size
 from edgeattn.cli.options import FILE, PRECISIONS, GraphVerb, json_option, output_option
 from edgeattn.cli.progress import working
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     help="Check the engine against the graph and against itself before it is written.",
 )
 @output_option("The engine to write. Default: beside the graph, NAME.engine", "--saveEngine")
+@public_key_option
 @json_option
 @tensorrt_options
 def command(
@@ -57,17 +61,20 @@ def command(
     dry_run: bool,
     verify: bool,
     output: Path | None,
+    public_key: Path | None,
     as_json: bool,
     tensorrt: TensorRtRequest | None,
 ) -> None:
-    """Build an engine from a graph.
+    """Build an engine from a graph or a bundle.
 
     GRAPH is any ONNX graph; attention nodes are turned into what the engine can run. Precision is
     in the graph: see `edgeattn quantize`. A TensorRT engine is built on the GPU that runs it;
-    --dry-run plans for any board, on any machine.
+    --dry-run plans for any board, on any machine. A bundle says itself how it is built; its engine
+    is checked against the golden outputs and sealed.
     """
     import edgeattn
     from edgeattn.artifacts import Manifest, read_manifest
+    from edgeattn.bundle.read import is_bundle
 
     options: dict[str, Any] = {
         "engine": engine,
@@ -78,14 +85,22 @@ def command(
         "verify": verify,
         "tensorrt": tensorrt,
     }
+    of_bundle = is_bundle(graph)
+    if of_bundle:
+        options = _bundle_options(options) | {"public_key": public_key}
+    elif public_key is not None:
+        raise click.UsageError("--public-key is for bundles, and graphs are not signed")
     with working() as progress:
-        built = edgeattn.build(graph, output, progress=progress, **options)
+        if of_bundle:
+            built: Any = edgeattn.build_from_bundle(graph, output, progress=progress, **options)
+        else:
+            built = edgeattn.build(graph, output, progress=progress, **options)
     if isinstance(built, Path):
         manifest = read_manifest(built, verify=False)
         if manifest.target == "tensorrt" and not as_json:
             _print_tensorrt(built, manifest)
         else:
-            print_written(built, manifest, as_json)
+            print_written(built, manifest if as_json else _without_seal(manifest), as_json)
         if not as_json:
             _print_checks(manifest)
     elif isinstance(built, Manifest):
@@ -94,6 +109,20 @@ def command(
             _print_checks(built)
     else:
         _print_plan(built, as_json)
+
+
+def _bundle_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keep what may be said beside a bundle; refuse what the bundle says itself."""
+    for name in ("table", "precision", "threads", "dry_run", "tensorrt"):
+        if options[name]:
+            what = "options of TensorRT are" if name == "tensorrt" else f"--{name} is"
+            raise click.UsageError(
+                f"{what.replace('_', '-')} not for a bundle, which says how it is built; see "
+                "edgeattn inspect BUNDLE"
+            )
+    source = click.get_current_context().get_parameter_source("engine")
+    given = {} if source is ParameterSource.DEFAULT else {"engine": options["engine"]}
+    return given | {"verify": options["verify"]}
 
 
 def _print_plan(plan: BuildPlan, as_json: bool) -> None:
@@ -116,7 +145,16 @@ def _print_tensorrt(path: Path, manifest: Manifest) -> None:
         click.echo(f"  {line}")
 
 
+def _without_seal(manifest: Manifest) -> Manifest:
+    """Leave out what `_print_checks` tells."""
+    return replace(manifest, report={k: v for k, v in manifest.report.items() if k != "seal"})
+
+
 def _print_checks(manifest: Manifest) -> None:
     rows = [(c["name"], c["verdict"], c["detail"]) for c in manifest.report.get("verify", [])]
+    golden = manifest.report.get("seal", {}).get("golden", [])
+    rows += [(f"golden {c['output']}", c["verdict"], c["detail"]) for c in golden]
     if rows:
         print_table(("check", "verdict", "found"), rows)
+    if golden:
+        click.echo("sealed: it runs where it was verified, and nowhere else")

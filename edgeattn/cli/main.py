@@ -37,6 +37,7 @@ VERBS = {
     "inspect": "Describe any file that edgeattn writes or reads.",
     "check": "Check a graph for a board, without TensorRT.",
     "plugin": "Build the attention kernels and the TensorRT plugin; check one.",
+    "bundle": "Pack a graph for boards that build, verify and run it.",
     "deploy": "Build, verify and profile a bundle on boards, over SSH.",
     "doctor": "Examine this machine or a board, and say what to fix.",
     "targets": "List the boards that engines are built for.",

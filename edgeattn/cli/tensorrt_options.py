@@ -109,7 +109,8 @@ _TARGET_OPTIONS = (
     ),
 )
 
-_OPTIONS = (
+# What any machine can be told; a bundle carries it.
+_BUNDLE_OPTIONS = (
     *_SHAPE_OPTIONS,
     _WAY_OPTION,
     _option(
@@ -118,19 +119,11 @@ _OPTIONS = (
         is_flag=True,
         help="Build each of these ways, time them, keep the fastest and report all.",
     ),
-    _PLUGIN_OPTION,
     _option(
         _ATTENTION,
         *("--embed-plugin", "embed_plugin"),
         is_flag=True,
         help="Put the plugin library into the engine, which needs --version-compatible.",
-    ),
-    _option(
-        _ATTENTION,
-        *("--setPluginsToSerialize", "serialized_plugin"),
-        type=FILE,
-        hidden=True,
-        help="trtexec's form of --plugin with --embed-plugin.",
     ),
     _option(
         _PRECISION,
@@ -155,38 +148,6 @@ _OPTIONS = (
         help="Try kernels for weights with two zeros in every four.",
     ),
     _option(
-        _PRECISION,
-        *("--implicit-int8", "data"),
-        metavar="DATA",
-        help="INT8 by TensorRT's own calibration on this data, as `edgeattn calibrate` takes it, "
-        "for a graph without Q/DQ. TensorRT 10 only.",
-    ),
-    _option(
-        _PRECISION,
-        "--calibrator",
-        type=click.Choice(["entropy", "minmax"]),
-        help="TensorRT's method for --implicit-int8. Default: entropy, the one that DLA takes.",
-    ),
-    _option(
-        _PRECISION,
-        *("--calibration-samples", "samples"),
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Most samples for --implicit-int8.",
-    ),
-    _option(
-        _PRECISION,
-        *("--calibration-cache", "cache"),
-        type=FILE,
-        help="File that keeps the scales of --implicit-int8.",
-    ),
-    _option(
-        _PRECISION,
-        *("--implicit-fp16", "implicit_fp16"),
-        is_flag=True,
-        help="With --implicit-int8: what does not run in INT8 may run in FP16.",
-    ),
-    _option(
         _MEMORY,
         *("--workspace", "--workspace-mib", "workspace_mib"),
         type=click.IntRange(min=1),
@@ -200,13 +161,6 @@ _OPTIONS = (
         metavar="POOL:SIZE",
         callback=parse_pools,
         help=f"Any memory pool: {', '.join(POOLS)}; MiB, or with K, M or G.",
-    ),
-    _option(
-        _MEMORY,
-        *("--timing-cache", "--timingCacheFile", "timing_cache"),
-        type=FILE,
-        help="File of measured kernels that builds share. Default: one per GPU and version under "
-        "~/.cache/edgeattn.",
     ),
     _option(
         _MEMORY,
@@ -297,23 +251,6 @@ _OPTIONS = (
         help="Run on the GPU what the accelerator cannot.",
     ),
     _option(
-        _WHERE,
-        "--device",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="The GPU to build on and for.",
-    ),
-    *_TARGET_OPTIONS,
-    _option(
-        _PLAN,
-        *("--save-lowered", "lowered_graph"),
-        type=FILE,
-        help="Write the ONNX graph that TensorRT's parser gets, in a dry run too: trtexec and bug "
-        "reports want it.",
-    ),
-    _option(
         _PLAN,
         *("--profiling-verbosity", "--profilingVerbosity", "profiling_verbosity"),
         type=click.Choice(["detailed", "layer_names_only", "none"], case_sensitive=False),
@@ -335,6 +272,74 @@ _OPTIONS = (
         for name in ("--stronglyTyped", "--skipInference")
     ),
 )
+_OPTIONS = (
+    *_BUNDLE_OPTIONS,
+    # What names files of one machine, or the machine itself.
+    _PLUGIN_OPTION,
+    _option(
+        _ATTENTION,
+        *("--setPluginsToSerialize", "serialized_plugin"),
+        type=FILE,
+        hidden=True,
+        help="trtexec's form of --plugin with --embed-plugin.",
+    ),
+    _option(
+        _PRECISION,
+        *("--implicit-int8", "data"),
+        metavar="DATA",
+        help="INT8 by TensorRT's own calibration on this data, as `edgeattn calibrate` takes it, "
+        "for a graph without Q/DQ. TensorRT 10 only.",
+    ),
+    _option(
+        _PRECISION,
+        "--calibrator",
+        type=click.Choice(["entropy", "minmax"]),
+        help="TensorRT's method for --implicit-int8. Default: entropy, the one that DLA takes.",
+    ),
+    _option(
+        _PRECISION,
+        *("--calibration-samples", "samples"),
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most samples for --implicit-int8.",
+    ),
+    _option(
+        _PRECISION,
+        *("--calibration-cache", "cache"),
+        type=FILE,
+        help="File that keeps the scales of --implicit-int8.",
+    ),
+    _option(
+        _PRECISION,
+        *("--implicit-fp16", "implicit_fp16"),
+        is_flag=True,
+        help="With --implicit-int8: what does not run in INT8 may run in FP16.",
+    ),
+    _option(
+        _MEMORY,
+        *("--timing-cache", "--timingCacheFile", "timing_cache"),
+        type=FILE,
+        help="File of measured kernels that builds share. Default: one per GPU and version under "
+        "~/.cache/edgeattn.",
+    ),
+    _option(
+        _WHERE,
+        "--device",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="The GPU to build on and for.",
+    ),
+    *_TARGET_OPTIONS,
+    _option(
+        _PLAN,
+        *("--save-lowered", "lowered_graph"),
+        type=FILE,
+        help="Write the ONNX graph that TensorRT's parser gets, in a dry run too: trtexec and bug "
+        "reports want it.",
+    ),
+)
 
 
 def tensorrt_options(function: Function) -> Function:
@@ -352,6 +357,14 @@ def tensorrt_check_options(function: Function) -> Function:
     """
     options = (*_TARGET_OPTIONS, *_SHAPE_OPTIONS, _WAY_OPTION, _PLUGIN_OPTION)
     return _with_options(function, options, build_request)
+
+
+def tensorrt_bundle_options(function: Function) -> Function:
+    """Give a verb the options of a build that is done elsewhere, by somebody else.
+
+    It gets them as `tensorrt_options` gives them.
+    """
+    return _with_options(function, _BUNDLE_OPTIONS, build_request)
 
 
 _RUNNING = f"{_TITLE}, running"
