@@ -213,4 +213,6 @@ def _without_samples(report: LatencyReport) -> dict[str, Any]:
     """Give the report without what is long: single queries, layers twice, samples of sensors."""
     values = report.to_dict()
     del values["exportTimes"], values["exportProfile"], values["board"]
+    if report.sustained:
+        del values["sustained"]["board"]
     return values

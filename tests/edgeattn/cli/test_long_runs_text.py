@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import pytest
+
 from edgeattn.cli.builds_text import print_builds
+from edgeattn.cli.main import run
 from edgeattn.cli.sustained_text import print_minutes
+from edgeattn.engine.build import build
 from edgeattn.profiling.repeated_builds import RepeatedBuilds
 from edgeattn.profiling.sustained import Sustained
 from tests.edgeattn.profiling.page.long_runs import repeated_builds, sustained_run
+from tests.graphs import classifier, save
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return build(save(classifier(1), tmp_path / "net.onnx"), threads=1)
 
 
 def test_each_minute_is_a_line(capsys):
@@ -67,3 +78,19 @@ def test_engines_that_do_not_tell_their_layers_have_no_column_for_them(capsys):
     silent = tuple(replace(row, differing=None) for row in builds.rows)
     print_builds(replace(builds, rows=silent))
     assert "layers" not in capsys.readouterr().out.splitlines()[0]
+
+
+def test_profile_prints_minutes_and_builds(engine, capfd):
+    line = f"profile {engine} --duration 0.05 --no-board --sustained 0.005 --repeat-builds 1"
+    assert run(line.split()) == 0
+    out = capfd.readouterr().out
+    assert "queries/s   clocks" in out
+    assert "before, kept" in out
+    assert "bytes of the engine that was there" in out
+
+
+def test_profile_prints_json_of_minutes_without_the_samples_of_sensors(engine, capfd):
+    assert run(["profile", str(engine), "--duration=0", "--sustained=0.005", "--json"]) == 0
+    sustained = json.loads(capfd.readouterr().out)["sustained"]
+    assert len(sustained["minutes"]) == 1
+    assert "board" not in sustained
