@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.artifacts import read_json, write_json
+from edgeattn.artifacts import manifest_path, read_json, write_json
 from edgeattn.cluster import check_workers, connect, workers_of
 from edgeattn.errors import BoardError, first_line
+from edgeattn.graph.files import graph_files
 from edgeattn.sweep.cases import Case
 from edgeattn.sweep.run import Row, Workbench, make_row
 
@@ -93,7 +94,7 @@ class _Dispatch:
         future = self._client.submit(
             measure_remotely,
             asdict(case),
-            {role: _parcel(Path(path)) for role, path in graphs.items() if role != "table"},
+            {role: parcel(Path(path)) for role, path in graphs.items() if role != "table"},
             self._bench.timeout_s,
             key=f"edgeattn-{case.id}-{time.time_ns()}",  # never the result of an earlier sweep
             resources={_board(case): 1} if _board(case) else None,
@@ -144,12 +145,8 @@ def measure_remotely(
     with tempfile.TemporaryDirectory(prefix="edgeattn-sweep-") as name:
         bench = Workbench(Path(name), Path(name), timeout_s)
         graphs = {}
-        for role, parcel in parcels.items():
-            folder = Path(name) / role
-            folder.mkdir()
-            for file, data in parcel.items():
-                (folder / file).write_bytes(data)
-            graphs[role] = str(folder / next(iter(parcel)))
+        for role, packed in parcels.items():
+            graphs[role] = str(unpack(packed, Path(name) / role))
         answer = bench.measure(Case(**{**case, "files": {}}), graphs)
         report = bench.report(Case(**case))
         if "result" in answer:
@@ -158,12 +155,37 @@ def measure_remotely(
     return answer
 
 
-def _parcel(path: Path) -> dict[str, bytes]:
-    """Read a file and, of a graph, its manifest and weights, which stand beside it."""
+def parcel(path: Path) -> dict[str, bytes]:
+    """Read a file to send; with a graph go its weights and its manifest.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Contents by name, as seen from the folder of the file, which is the first one.
+    """
     files = [path]
     if path.suffix == ".onnx":
-        files += [path.with_name(path.name + end) for end in (".json", ".data")]
-    return {file.name: file.read_bytes() for file in files if file.exists()}
+        files = graph_files(path)
+        files += [file for file in (manifest_path(path),) if file.exists()]
+    return {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
+
+
+def unpack(packed: Mapping[str, bytes], folder: Path) -> Path:
+    """Write the files of a parcel.
+
+    Args:
+        packed: As `parcel` gives it.
+        folder: Made if it is not there.
+
+    Returns:
+        The file that was sent.
+    """
+    for name, data in packed.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return folder / next(iter(packed))
 
 
 def _board(case: Case) -> str:

@@ -10,15 +10,18 @@ import threading
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 from distributed import Client
 
 from edgeattn.errors import BoardError
+from edgeattn.graph.files import graph_sha256
 from edgeattn.sweep.cases import expand
+from edgeattn.sweep.remote import parcel, unpack
 from edgeattn.sweep.results import read_rows
 from edgeattn.sweep.run import run_sweep
 from edgeattn.sweep.spec import read_spec
-from tests.edgeattn.sweep.sweeps import PRODUCT, write_sweep
+from tests.edgeattn.sweep.sweeps import PRODUCT, write_network, write_sweep
 
 FLOATS = PRODUCT.replace('["fp32", "int8"]', '["fp32"]')
 TWELVE = FLOATS.replace("[1, 3]", str(list(range(1, 13))))
@@ -107,6 +110,26 @@ def test_a_scheduler_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("edgeattn.cluster._CONNECT_S", 0.5)
     with pytest.raises(BoardError, match=r"there is no Dask scheduler at tcp://127.0.0.1:9"):
         run_sweep(write_sweep(tmp_path, FLOATS), scheduler="tcp://127.0.0.1:9")
+
+
+def test_a_graph_travels_with_its_weights_wherever_they_stand(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "weights").mkdir(parents=True)
+    write_network(here)
+    model = onnx.load(here / "net.onnx")
+    onnx.save(
+        model,
+        here / "large.onnx",
+        save_as_external_data=True,
+        location="weights/all.bin",
+        size_threshold=0,
+    )
+    sent = unpack(parcel(here / "large.onnx"), there)
+    assert sent == there / "large.onnx"
+    assert (there / "weights" / "all.bin").exists()
+    assert graph_sha256(sent) == graph_sha256(here / "large.onnx")
+    labels = unpack(parcel(here / "labelled.npz"), there / "data")
+    assert labels.read_bytes() == (here / "labelled.npz").read_bytes()
 
 
 def children(pid):
