@@ -29,7 +29,7 @@ VERBS = {
     "calibrate": "Measure a graph's value ranges on real data.",
     "sensitivity": "Measure what INT8 costs in each layer.",
     "quantize": "Write INT8, FP16 or BF16 arithmetic into a graph.",
-    "build": "Build an engine from a graph.",
+    "build": "Build an engine from a graph or a bundle.",
     "run": "Run an engine on inputs from a file.",
     "profile": "Measure an engine's latency and throughput.",
     "compare": "Compare two engines' outputs and latency on the same inputs.",

@@ -34,7 +34,13 @@ FUNCTIONS = {
         "graph output",
         "engine table precision dry_run verify threads tensorrt progress",
     ),
-    "load": ("path", "threads tensorrt"),
+    "write_bundle": (
+        "graph output",
+        "table precision portable engine targets tensorrt plugin libraries labels golden_inputs "
+        "seed key name progress",
+    ),
+    "build_from_bundle": ("bundle output", "engine verify public_key progress"),
+    "load": ("path", "threads tensorrt rebuild_if_needed bundle public_key"),
     "profile": (
         "engine inputs",
         "iterations duration_s warm_up_ms settle_s mode streams output shapes threads tensorrt "
@@ -53,6 +59,8 @@ REQUIRED = {
     "quantize": {"graph"},
     "sensitivity": {"graph", "table", "data"},
     "build": {"graph"},
+    "write_bundle": {"graph"},
+    "build_from_bundle": {"bundle"},
     "load": {"path"},
     "profile": {"engine"},
     "compare": {"a", "b"},
