@@ -126,6 +126,8 @@ def check_library(
     trials: Sequence[Trial] = (),
     *,
     load: bool = True,
+    gpus: Sequence[int] | None = None,
+    tensorrt: str | None = None,
 ) -> LibraryCheck:
     """Check a library, and a graph's attention nodes against it.
 
@@ -134,6 +136,8 @@ def check_library(
         nodes: The graph's attention nodes.
         trials: Attentions to run where the library can run: on a GPU, or in the emulator.
         load: Whether its code may run; without it the nodes are compared by name and version only.
+        gpus: SM numbers of the GPUs that it is for; by default those of this machine.
+        tensorrt: Version of the TensorRT that shall load it; by default the one that is installed.
 
     Raises:
         ArtifactError: If the file is missing.
@@ -154,9 +158,10 @@ def check_library(
         kind = "plugin"
     findings = [_check_interface(elf, kind), _check_needs(elf), _check_source(info)]
     if kind != "emulator":
-        findings.append(_check_architectures(path, info["architectures"]))
+        gpus = local_architectures() if gpus is None else gpus
+        findings.append(_check_architectures(path, info["architectures"], gpus))
     if elf.plugin_info:
-        findings.append(_check_tensorrt(elf.plugin_info["tensorrt"]))
+        findings.append(_check_tensorrt(elf.plugin_info["tensorrt"], tensorrt))
     findings += _check_identities(elf, nodes)
     obstacle = _obstacle(elf, info, load=load)
     if nodes or trials:
@@ -218,8 +223,8 @@ def _check_source(info: dict[str, Any]) -> Finding:
     return Finding("source", "note", f"another one than this edgeattn's ({made})")
 
 
-def _check_architectures(path: Path, told: Sequence[int]) -> Finding:
-    """Look at the GPUs that it holds machine code for, and at those of this machine."""
+def _check_architectures(path: Path, told: Sequence[int], gpus: Sequence[int]) -> Finding:
+    """Look at the GPUs that it holds machine code for, and at those that it is for."""
     cuobjdump = find_cuda_program("cuobjdump")
     codes, ptx = sorted(told), sorted(told)[-1:]
     detail = "as it says itself"
@@ -233,9 +238,9 @@ def _check_architectures(path: Path, told: Sequence[int]) -> Finding:
                 f"it says {_sms(told)}, and holds machine code of {_sms(codes)}",
             )
     detail = f"machine code of {_sms(codes)}, PTX of {_sms(ptx)}, {detail}"
-    alien = [number for number in local_architectures() if not runs_on(told, number)]
+    alien = [number for number in gpus if not runs_on(told, number)]
     if alien:
-        return Finding("GPU code", "failed", f"{detail}: nothing for the {_sms(alien)} here")
+        return Finding("GPU code", "failed", f"{detail}: nothing for {_sms(alien)}")
     return Finding("GPU code", "ok", detail)
 
 
@@ -244,17 +249,19 @@ def _listed_code(cuobjdump: Path, path: Path, option: str) -> list[int]:
     return sorted({int(number) for number in re.findall(r"\.sm_(\d+)[a-z]?\.", done.stdout)})
 
 
-def _check_tensorrt(headers: str) -> Finding:
-    """Compare the TensorRT that it was built for with the one that is installed."""
+def _check_tensorrt(headers: str, wanted: str | None) -> Finding:
+    """Compare the TensorRT that it was built for with the one that shall load it."""
     major = headers.partition(".")[0]
     built_for = f"for TensorRT {major} (headers of {headers})"
-    try:
-        installed = importlib.metadata.version("tensorrt")
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("TensorRT", "ok", built_for)
-    same = installed.partition(".")[0] == major
-    here = f"{installed} is installed here"
-    return Finding("TensorRT", "ok" if same else "failed", f"{built_for}, {here}")
+    loader = f"{wanted} shall load it"
+    if wanted is None:
+        try:
+            wanted = importlib.metadata.version("tensorrt")
+        except importlib.metadata.PackageNotFoundError:
+            return Finding("TensorRT", "ok", built_for)
+        loader = f"{wanted} is installed here"
+    same = wanted.partition(".")[0] == major
+    return Finding("TensorRT", "ok" if same else "failed", f"{built_for}, {loader}")
 
 
 def _check_identities(elf: ElfLibrary, nodes: Sequence[PluginNode]) -> list[Finding]:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from edgeattn.deploy.check.findings import GraphFinding
 from edgeattn.deploy.check.subject import Subject
+from edgeattn.engine.tensorrt.destination import Destination
 from edgeattn.engine.tensorrt.plan import plugin_need
-from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.errors import ArtifactError, PluginError
 from edgeattn.graph.preflight import plugin_nodes
 from edgeattn.plugin.check import LibraryCheck, check_library
-from edgeattn.targets import runs_on
-
-# What `plugin check` compares with the machine that it runs on; here the board counts.
-_OF_THIS_MACHINE = ("GPU code", "TensorRT")
 
 
 def check_plugin(subject: Subject) -> Iterator[GraphFinding]:
@@ -43,38 +38,29 @@ def check_plugin(subject: Subject) -> Iterator[GraphFinding]:
             "without",
         )
         return
+    where = subject.where
     try:
-        checked = check_library(library, plugin_nodes(subject.lowered.model))
+        checked = check_library(
+            library,
+            plugin_nodes(subject.lowered.model),
+            gpus=where.architectures,
+            tensorrt=str(where.version),
+        )
     except (ArtifactError, PluginError) as err:
         yield GraphFinding("error", "plugin", str(library), err.message, err.hint or rebuild)
         return
-    for reason in (*_against_board(subject, checked), *_against_graph(checked)):
-        yield GraphFinding("error", "plugin", Path(library).name, reason, rebuild)
+    reasons = [f"{failure.what}: {failure.detail}" for failure in checked.failures]
+    for reason in (*_against_board(where, checked), *reasons):
+        yield GraphFinding("error", "plugin", library.name, reason, rebuild)
 
 
-def _against_graph(checked: LibraryCheck) -> Iterator[str]:
-    for failure in checked.failures:
-        if failure.what not in _OF_THIS_MACHINE:
-            yield f"{failure.what}: {failure.detail}"
-
-
-def _against_board(subject: Subject, checked: LibraryCheck) -> Iterator[str]:
-    where = subject.where
+def _against_board(where: Destination, checked: LibraryCheck) -> Iterator[str]:
+    """Compare what a library is for with the board."""
     if checked.kind != "plugin":
         yield f"it is no TensorRT plugin but the library of {checked.kind}"
-        return
-    built_for = TensorRtVersion.parse(checked.tensorrt)
-    if built_for.major != where.version.major:
-        yield f"it is for TensorRT {built_for.major}, and {where.version} shall load it"
     if where.target and checked.machine != where.target.machine:
         yield f"it is for {checked.machine}, and {where.title} is {where.target.machine}"
-    alien = [number for number in where.architectures if not runs_on(checked.architectures, number)]
-    if alien:
-        missing = ", ".join(f"sm_{number}" for number in alien)
-        held = ", ".join(f"sm_{number}" for number in checked.architectures)
-        yield f"it holds code of {held}, which does not run on {missing}"
     cuda = int(checked.cuda.partition(".")[0] or 0)
     if where.jetpack and cuda != where.jetpack.cuda_major:
-        yield f"CUDA {checked.cuda} built it, and JetPack {where.jetpack.version} has CUDA " + (
-            f"{where.jetpack.cuda}"
-        )
+        release = f"JetPack {where.jetpack.version} has CUDA {where.jetpack.cuda}"
+        yield f"it was built with CUDA {checked.cuda or 'none'}, and {release}"

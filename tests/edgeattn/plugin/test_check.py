@@ -131,7 +131,7 @@ def test_code_for_no_gpu_of_this_machine_fails(
     monkeypatch.setattr(check_module, "local_architectures", lambda: (86,))
     found = finding(check(tmp_path, plugin_source(architectures=[87])), "GPU code")
     assert found.verdict == "failed"
-    assert "nothing for the sm_86 here" in found.detail
+    assert found.detail.endswith("nothing for sm_86")
     monkeypatch.setattr(check_module, "local_architectures", lambda: (87, 120))
     assert finding(check(tmp_path, plugin_source()), "GPU code").verdict == "ok"
 
@@ -159,6 +159,16 @@ def test_the_installed_tensorrt_must_have_the_major_version(
     found = finding(check(tmp_path, plugin_source()), "TensorRT")
     assert found.verdict == verdict
     assert found.detail == (f"for TensorRT 10 (headers of 10.3.0), {installed} is installed here")
+
+
+def test_a_board_that_is_named_counts_instead_of_this_machine(tmp_path: Path) -> None:
+    code = plugin_source(architectures=[87], tensorrt="10.3.0")
+    orin = check(tmp_path, code, gpus=(87,), tensorrt="10.3.0.30")
+    assert (finding(orin, "GPU code").verdict, finding(orin, "TensorRT").verdict) == ("ok", "ok")
+    ampere = check(tmp_path, code, gpus=(86,), tensorrt="11.1")
+    assert finding(ampere, "GPU code").detail.endswith("nothing for sm_86")
+    assert finding(ampere, "TensorRT").verdict == "failed"
+    assert finding(ampere, "TensorRT").detail.endswith("11.1 shall load it")
 
 
 @pytest.mark.parametrize(

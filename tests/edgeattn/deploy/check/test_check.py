@@ -109,10 +109,6 @@ def test_free_sizes_with_a_range_are_sound(tmp_path: Path) -> None:
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:
     graph = sound()
-    for name in ("float64", "an operator that TensorRT does not have"):
-        PLANTED[name].change(graph)
-        graph.graph.node[-1].input[0] = "planted"
-    graph = sound()
     PLANTED["a zero point"].change(graph)
     levels = [f.level for f in check_graph(saved(graph, tmp_path), ORIN).findings]
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
