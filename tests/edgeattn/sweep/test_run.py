@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,18 +90,17 @@ def test_a_sweep_that_is_done_is_done(swept):
         run_sweep(folder / "sweep.toml", folder / "out")
 
 
-def test_cases_that_were_throttled_run_again_if_that_is_asked_for(tmp_path):
-    spec = write_sweep(tmp_path, FLOATS)
-    path = run_sweep(spec).path
-    first, second = read_rows(path)
-    path.write_text(
-        "".join(f"{json.dumps(r)}\n" for r in (first, second | {"verdict": "throttled"}))
-    )
-    assert run_sweep(spec, resume=True, retry_failed=True).ran == 0
-    outcome = run_sweep(spec, retry_throttled=True)
+def test_cases_that_were_throttled_run_again_if_that_is_asked_for(swept, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "copy")
+    spec, path = folder / "sweep.toml", folder / "out" / "results.jsonl"
+    kept, throttled, *others = read_rows(path)
+    throttled["verdict"] = "throttled"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in (kept, throttled, *others)))
+    assert run_sweep(spec, path.parent, retry_failed=True).ran == 0
+    outcome = run_sweep(spec, path.parent, retry_throttled=True)
     assert outcome.ran == 1
-    assert outcome.rows[0] == first
-    assert outcome.rows[1]["case"] == second["case"]
+    assert [row["case"] for row in outcome.rows] == [row["case"] for row in swept[1].rows]
+    assert outcome.rows[0] == kept
     assert outcome.rows[1]["verdict"] != "throttled"
 
 
