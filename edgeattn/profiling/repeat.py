@@ -192,7 +192,8 @@ def _judge(
     path: Path, manifest: Manifest, sources: Sources, builds: Sequence[_Build], bench: Bench
 ) -> RepeatedBuilds:
     """Measure the builds, and put the fastest in place if it is surely faster, and right."""
-    at_once = engines_at_once(path, manifest)
+    contexts = 1 if bench.tensorrt is None else bench.tensorrt.contexts
+    at_once = engines_at_once(path, manifest, contexts)
     files = {_AGAIN: path} | {build.name: build.file for build in builds}
     found = bench.measure(path, files, at_once)
     margin, fault = found.others[_AGAIN].margin, ""

@@ -156,19 +156,20 @@ class Bench:
         return None
 
 
-def engines_at_once(path: Path, manifest: Manifest) -> int:
+def engines_at_once(path: Path, manifest: Manifest, contexts: int = 1) -> int:
     """Tell how many loads of an engine half of the free memory holds; at least 2.
 
     Args:
         path: The engine.
         manifest: Its manifest.
+        contexts: Execution contexts of a TensorRT engine.
     """
     if manifest.target == "tensorrt":
         from edgeattn.engine.tensorrt.memory import read_memory
 
         device = manifest.options["tensorrt"].get("device", 0)
         free = read_memory(device).free_bytes
-        needed = manifest.report.get("device_memory_bytes", 0)
+        needed = contexts * manifest.report.get("device_memory_bytes", 0)
         needed += _PLAN_COPIES * path.stat().st_size
     else:
         free = collect_environment().memory_available_bytes

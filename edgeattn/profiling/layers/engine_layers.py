@@ -125,11 +125,13 @@ def _graph(engine: TensorRtEngine) -> tuple[onnx.ModelProto | None, str]:
 
 
 def _ceiling(engine: TensorRtEngine) -> Ceiling | None:
+    """Give the ceiling of the GPU that an engine is on; `None` if no figure of it is known."""
     from edgeattn.engine.tensorrt.gpu import identify_gpu
 
     identity = identify_gpu(engine.device)
     gpu = find_gpu(identity.name, identity.architecture, read_text(_DEVICE_TREE) or "")
-    return None if gpu is None else gpu_ceiling(gpu)
+    ceiling = None if gpu is None else gpu_ceiling(gpu)
+    return ceiling if ceiling and (ceiling.gb_s or ceiling.gflop_s) else None
 
 
 def _silent(done: int, total: int | None, what: str) -> None:

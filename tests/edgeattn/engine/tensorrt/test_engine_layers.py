@@ -147,6 +147,10 @@ def test_the_board_that_the_gpu_is_on_gives_the_ceiling(script, graph, tmp_path,
     assert AGX_ORIN.name in profile.ceiling
     assert profile.roofs["gb_s"] == AGX_ORIN.memory_gb_s
     assert profile.rows[0].bound == "memory"
+    # Of this one no source at hand gives a peak.
+    device_tree.write_bytes(b"NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0")
+    profile = layers_of(write(graph), whole_ms=0.25)
+    assert (profile.ceiling, profile.roofs) == ("", None)
 
 
 def test_what_fails_is_said_as_the_engine_says_it(script, graph):

@@ -311,3 +311,7 @@ def test_half_of_the_gpus_free_memory_is_for_engines(script, engine, monkeypatch
         state = memory.MemoryState(1 << 40, 1 << 40, 0, False, free, 1 << 40)
         monkeypatch.setattr(memory, "read_memory", lambda device, state=state: state)
         assert engines_at_once(engine, manifest) == at_once
+    several = 1000 * 3 + 2 * len(THERE)
+    state = memory.MemoryState(1 << 40, 1 << 40, 0, False, 2 * 5 * several, 1 << 40)
+    monkeypatch.setattr(memory, "read_memory", lambda device: state)
+    assert engines_at_once(engine, manifest, contexts=3) == 5
