@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.artifacts import tool_versions
-from edgeattn.errors import BoardError, SpecError
-from edgeattn.profiling.board.clocks import restore_clocks
+from edgeattn.errors import SpecError
+from edgeattn.profiling.board.clocks import lock_clocks, restore_clocks
 from edgeattn.profiling.measure import DURATION_S
 from edgeattn.sweep.cases import Case, expand
 from edgeattn.sweep.pareto import is_throttled
@@ -76,7 +75,7 @@ def run_sweep(
         ArtifactError: If a file is missing, the folder is taken or not writable, or holds no rows
             of a sweep.
         BoardError: If no worker has a board that the sweep names, or clocks are to be locked here
-            without the right to.
+            and cannot be.
         MissingDependencyError: If a scheduler is given and dask.distributed is not installed.
         SpecError: If the file is wrong, boards are named and no scheduler, or cases are measured
             for longer than the timeout.
@@ -95,11 +94,9 @@ def run_sweep(
             f"each case is measured for at least {least_s:g} s, and the timeout is {timeout_s:g} s",
             "give a longer timeout, or measure for a shorter time",
         )
-    if read.measure.get("lock_clocks") and scheduler is None and os.geteuid() != 0:
-        raise BoardError(
-            f"the sweep locks clocks, which needs root; this process runs as user {os.geteuid()}",
-            "run the command with sudo, or leave lock_clocks out of [measure]",
-        )
+    if read.measure.get("lock_clocks") and scheduler is None:
+        with lock_clocks():  # what every case would be refused is refused here
+            pass
     folder = Path(spec).absolute().with_suffix("") if output is None else Path(output).absolute()
     resume = resume or retry_failed or retry_throttled
 
