@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeattn.cli.bundle_options import public_key_option
 from edgeattn.cli.console import print_json, print_table, size
-from edgeattn.cli.options import FILE, board_options, json_option, timing_options
+from edgeattn.cli.options import (
+    FILE,
+    board_options,
+    json_option,
+    shapes_option,
+    timing_options,
+)
 from edgeattn.cli.progress import working_together
 from edgeattn.errors import DeployError
 
@@ -28,11 +35,8 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder of Python packages for a board without a network; pip takes no others then.",
 )
-@click.option(
-    "--public-key",
-    type=FILE,
-    help="Refuse the bundle if it is not signed with this key's other half.",
-)
+@public_key_option
+@shapes_option
 @timing_options
 @click.option(
     "-o",
@@ -54,6 +58,7 @@ def command(
     python: str,
     wheelhouse: Path | None,
     public_key: Path | None,
+    shapes: dict[str, tuple[int, ...]],
     iterations: int,
     duration: float,
     warm_up: float,
@@ -84,6 +89,7 @@ def command(
             as_json,
             wheelhouse=wheelhouse,
             public_key=public_key,
+            shapes=shapes or None,
             profile_arguments=(
                 *("--iterations", str(iterations)),
                 *("--duration", f"{duration:g}"),
@@ -122,10 +128,10 @@ def _print(done: Sequence[Deployment]) -> None:
     for deployment in done:
         state = "failed" if deployment.error else "current"
         times = ", ".join(f"{step} {s:.1f} s" for step, s in deployment.seconds.items())
-        rows.append(
-            (deployment.board, state, deployment.id, size(deployment.sent_bytes), times or "-")
-        )
-    print_table(("board", "is", "deployment", "sent", "done"), rows)
+        latency = "-" if deployment.p50_ms is None else f"{deployment.p50_ms:.3f}"
+        sent = size(deployment.sent_bytes)
+        rows.append((deployment.board, state, deployment.id, latency, sent, times or "-"))
+    print_table(("board", "is", "deployment", "p50 ms", "sent", "done"), rows)
     for path in (path for deployment in done for path in deployment.files):
         if path.suffix == ".json":
             click.echo(f"wrote {path}")

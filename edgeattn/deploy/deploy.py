@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeattn.artifacts import write_bytes
-from edgeattn.deploy.plan import FETCHED, Shipment, make_plan, make_shipment
+from edgeattn.bundle.read import Bundle
+from edgeattn.deploy.measured_shapes import measured_shapes
+from edgeattn.deploy.plan import FETCHED, REPORT, Shipment, make_plan, make_shipment
 from edgeattn.deploy.remote import RETRY_S, RemoteBoard
 from edgeattn.deploy.ssh import Connection
 from edgeattn.deploy.wheel import pack_wheel, wheel_name
 from edgeattn.errors import DeployError, EdgeAttnError
+from edgeattn.profiling.report import read_report
 
 FOLDER = "~/edgeattn"
 
@@ -77,6 +80,7 @@ class Deployment:
         folder: Where it is there.
         sent_bytes: How much was sent.
         seconds: How long each step took that was done this time.
+        p50_ms: Median latency there, in milliseconds; `None` if it was not measured.
         files: What came back.
         error: Why it failed; `None` if the deployment is current now.
     """
@@ -87,6 +91,7 @@ class Deployment:
     folder: str = ""
     sent_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    p50_ms: float | None = None
     files: tuple[Path, ...] = ()
     error: EdgeAttnError | None = None
 
@@ -100,6 +105,7 @@ class Deployment:
             "folder": self.folder,
             "sent_bytes": self.sent_bytes,
             "seconds": self.seconds,
+            "p50_ms": self.p50_ms,
             "files": [str(path) for path in self.files],
             "error": {"message": error.message, "hint": error.hint} if error else None,
         }
@@ -112,6 +118,7 @@ def deploy(
     reach: Reach | None = None,
     wheelhouse: Path | None = None,
     public_key: Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     profile_arguments: Sequence[str] = (),
     output: Path = Path("deployed"),
     notify: Notify = lambda progress: None,
@@ -124,7 +131,8 @@ def deploy(
         reach: How they are reached.
         wheelhouse: Folder of the packages that boards without a network need.
         public_key: Refuse the bundle, here and on the boards, if it is not signed with its key.
-        profile_arguments: Options of `edgeattn profile` on the boards.
+        shapes: Shapes to measure with, by input name; by default those of the bundle.
+        profile_arguments: Other options of `edgeattn profile` on the boards.
         output: Where the boards' manifests, reports and logs go, each into a folder of its name.
         notify: Called as the boards proceed, from several threads.
 
@@ -135,10 +143,10 @@ def deploy(
         ArtifactError: If the bundle is refused, or a file cannot be read.
         DeployError: If a board cannot be reached: none is changed then.
     """
-    from edgeattn.bundle.read import Bundle
-
-    with Bundle.open(bundle, public_key):
-        pass  # whatever a board would refuse is refused here
+    with Bundle.open(bundle, public_key) as opened:  # what a board would refuse is refused here
+        sizes = measured_shapes(opened) if shapes is None else shapes
+    texts = [f"{name}:{'x'.join(map(str, shape))}" for name, shape in sizes.items()]
+    arguments = [*profile_arguments, *(word for text in texts for word in ("--shapes", text))]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeattn-")))
         wheel = folder / wheel_name()
@@ -152,7 +160,7 @@ def deploy(
             looks.append(board.look())
         with ThreadPoolExecutor(len(boards)) as pool:
             futures = [
-                pool.submit(_deploy_one, *board, look, shipment, profile_arguments, output, notify)
+                pool.submit(_deploy_one, *board, look, shipment, arguments, output, notify)
                 for board, look in zip(boards, looks, strict=True)
             ]
             return [future.result() for future in futures]
@@ -222,6 +230,7 @@ def _deploy_one(
         known["files"] = tuple(board.fetch(plan["id"], FETCHED, folder))
         if end["status"] != "done":
             raise DeployError(end["message"], end.get("hint") or f"its logs are in {folder}")
+        known["p50_ms"] = read_report(folder / REPORT).latency.p50_ms
     except EdgeAttnError as err:
         notify(BoardProgress(name, "failed", detail=err.message))
         return Deployment(name, destination, **known, error=err)

@@ -50,12 +50,12 @@ def examine_board(
             raise
     found: dict[str, Any] = answer["examination"]
     if not answer["deployed"]:
-        found["findings"] = [_before_deployment(finding) for finding in found["findings"]]
+        found["findings"] = [before_deployment(finding) for finding in found["findings"]]
         found["passed"] = all(finding["level"] != "error" for finding in found["findings"])
     return found
 
 
-def _before_deployment(finding: Mapping[str, Any]) -> dict[str, Any]:
+def before_deployment(finding: Mapping[str, Any]) -> dict[str, Any]:
     """Take back what a deployment sees to by itself."""
     if finding["topic"] in _BROUGHT and finding["level"] in ("warning", "error"):
         return {**finding, "level": "note", "fix": "edgeattn deploy sees to it"}
