@@ -83,8 +83,7 @@ def percentile_ratio(
         turns = None
     if turns is None and few < _LEAST_FOR_BLOCKS and percent == 50:
         return _of_ranks(a, b, value)
-    if few * beyond < _LEAST_BEYOND:
-        least = math.ceil(round(_LEAST_BEYOND / beyond, 6))
+    if few < (least := math.ceil(round(_LEAST_BEYOND / beyond, 6))):
         return Ratio(value, None, f"{few} queries are too few to bound it, it takes {least}")
     num_turns = None
     if turns is None:

@@ -20,7 +20,7 @@ from edgeattn.profiling.comparison import timed
 from edgeattn.profiling.measurement import Measurement
 from tests.graphs import WEIGHT, classifier, from_text, int8_chain, logits_of, save
 
-QUICK = {"iterations": 3, "duration_s": 0, "warm_up_ms": 0}
+QUICK = {"iterations": 3, "duration_s": 0, "warm_up_ms": 0, "board": False}
 X = np.random.default_rng(0).standard_normal((21, 5)).astype(np.float32)
 COARSE = np.round(WEIGHT)
 
