@@ -43,8 +43,15 @@ def connect(scheduler: str) -> Client:
 
 
 def workers_of(client: Client) -> dict[str, dict[str, Any]]:
-    """List the workers that a scheduler has at this moment, by address, as Dask describes them."""
-    return dict(client.scheduler_info(n_workers=-1)["workers"])
+    """List the workers that a scheduler has at this moment, by address, as Dask describes them.
+
+    Raises:
+        ConnectionError: If the client has lost its scheduler.
+    """
+    description = client.scheduler_info(n_workers=-1)
+    if "workers" not in description:
+        raise ConnectionError("the scheduler does not answer")
+    return dict(description["workers"])
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str]:

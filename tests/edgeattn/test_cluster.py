@@ -1,0 +1,75 @@
+"""The way to Dask's workers. Whole clusters are in the tests of what runs on them.
+
+`Answering` is a double of Dask's client: it gives the answers that it was made with.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import pytest
+
+from edgeattn.cluster import check_versions, check_workers, connect, package_versions, workers_of
+from edgeattn.errors import BoardError, MissingDependencyError
+
+HERE = {"edgeattn": "0.1.0", "onnxruntime": "1.32.0"}
+
+
+class Answering:
+    def __init__(self, scheduler_info=None, answers=None):
+        self._scheduler_info, self._answers = scheduler_info, answers
+
+    def scheduler_info(self, n_workers):
+        assert n_workers == -1  # all: newer versions of Dask list five unless asked for more
+        return self._scheduler_info
+
+    def run(self, function, *arguments, on_error):
+        assert on_error == "return"
+        assert function(*arguments) == package_versions(*arguments)
+        return self._answers
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "tcp://127.0.0.1:70000", ""])
+def test_an_address_without_a_scheduler_is_one_error(monkeypatch, address):
+    monkeypatch.setattr("edgeattn.cluster._CONNECT_S", 0.5)
+    with pytest.raises(BoardError, match="there is no Dask scheduler at") as error:
+        connect(address)
+    assert error.value.hint == "start one: dask scheduler"
+
+
+def test_without_dask_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingDependencyError, match=r"dask.distributed is not installed") as error:
+        connect("tcp://127.0.0.1:9")
+    assert error.value.hint == "pip install 'edgeattn[sweep]'"
+
+
+def test_workers_are_listed_and_a_lost_scheduler_is_not_one_without_workers():
+    workers = {"tcp://a:1": {"nthreads": 1}}
+    assert workers_of(Answering({"workers": workers})) == workers
+    with pytest.raises(ConnectionError):
+        workers_of(Answering({}))
+
+
+def test_the_versions_are_those_that_are_installed():
+    assert package_versions(["numpy"]) == {"numpy": importlib.metadata.version("numpy")}
+
+
+def test_a_worker_without_edgeattn_or_with_another_package_is_refused():
+    here = package_versions(["edgeattn", "numpy"])
+    check_workers(Answering(answers={"tcp://a:1": here, "tcp://b:1": here}), list(here))
+    missing = Exception("ModuleNotFoundError(\"No module named 'edgeattn'\")")
+    with pytest.raises(BoardError, match=r"tcp://b:1 cannot run edgeattn .*No module named") as e:
+        check_workers(Answering(answers={"tcp://a:1": here, "tcp://b:1": missing}), list(here))
+    assert e.value.hint.endswith(f"pip install 'edgeattn[sweep]' numpy=={here['numpy']}")
+    other = here | {"numpy": "1.0"}
+    with pytest.raises(BoardError, match=r"the worker tcp://a:1 has numpy 1.0; expected \S+, as "):
+        check_workers(Answering(answers={"tcp://a:1": other}), list(here))
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_package_that_differs_is_named(name):
+    check_versions("orin", HERE, HERE)
+    with pytest.raises(BoardError, match=f"the worker orin has {name} 9; expected {HERE[name]}"):
+        check_versions("orin", HERE | {name: "9"}, HERE)
