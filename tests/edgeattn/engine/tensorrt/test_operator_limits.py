@@ -1,4 +1,4 @@
-"""What the parser takes only in part: for each limit a node that breaks it and one that keeps it."""
+"""What the parser takes only in part: a node that breaks each limit, and one that keeps it."""
 
 from __future__ import annotations
 
