@@ -124,10 +124,11 @@ def with_layers(side: Side, loaded: LoadedSide, batch: Arrays) -> Side:
     # Of whole calls, the latency is none that layers could add up to.
     whole_ms = side.latency.p50_ms if side.latency and not loaded.mode.whole_call else None
     try:
-        return replace(side, layers=engine_layers(loaded.engine, batch, whole_ms))
+        found = engine_layers(loaded.engine, batch, whole_ms, measure_ceiling=False)
     except EdgeAttnError as err:
         warning = f"the layers could not be measured: {err.message}"
         return replace(side, warnings=(*side.warnings, warning))
+    return replace(side, layers=found)
 
 
 def _device(engine: Engine) -> Device:

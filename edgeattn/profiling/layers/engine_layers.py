@@ -41,6 +41,8 @@ def engine_layers(
     inputs: Mapping[str, np.ndarray],
     whole_ms: float | None = None,
     progress: Progress | None = None,
+    *,
+    measure_ceiling: bool = True,
 ) -> LayerProfile | None:
     """Measure the layers of a query.
 
@@ -52,6 +54,8 @@ def engine_layers(
         inputs: Arrays by name.
         whole_ms: Latency of a query, if it was measured before; it is measured here otherwise.
         progress: Called with steps done, steps in all, and the step at hand.
+        measure_ceiling: Measure what the processor of a CPU engine can do, too, which takes
+            seconds.
 
     Returns:
         `None` for an engine whose layers cannot be looked into.
@@ -62,8 +66,10 @@ def engine_layers(
     """
     step = progress or _silent
     if isinstance(engine, CpuEngine):
-        step(0, 2, "measure what the processor can do")
-        ceiling = cpu_ceiling(engine.settings["threads"])
+        ceiling = None
+        if measure_ceiling:
+            step(0, 2, "measure what the processor can do")
+            ceiling = cpu_ceiling(engine.settings["threads"])
         step(1, 2, "measure the layers")
         return profile_cpu_layers(engine, inputs, whole_ms=whole_ms, ceiling=ceiling)
     if engine.manifest.target != "tensorrt":

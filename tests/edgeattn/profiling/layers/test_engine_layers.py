@@ -32,7 +32,10 @@ def test_layers_of_a_cpu_engine_are_compared_with_what_its_threads_can_do(tmp_pa
         report = lambda done, total, what: steps.append((done, total))  # noqa: E731
         profile = engine_layers(loaded, inputs, 7.0, report)
         measured = engine_layers(loaded, inputs)
+        bare = engine_layers(loaded, inputs, 7.0, measure_ceiling=False)
     assert asked == [1, 1]
+    assert bare is not None
+    assert bare.ceiling == ""
     assert profile is not None
     assert (profile.whole_ms, profile.ceiling) == (7.0, "this one")
     assert {row.kind for row in profile.rows} == {"MatMul", "Relu"}
