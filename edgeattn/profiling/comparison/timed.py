@@ -94,7 +94,9 @@ def timed_sides(
         measurement = side.mode.read(measured[side.letter])
         stats = _statistics(side, measurement)
         watch = watches.get(devices[side.letter])
-        state = watch and replace(watch.state(measurement), energy=None, no_energy=_NO_ENERGY)
+        state = None
+        if watch is not None:
+            state = replace(watch.state(measurement), energy=None, no_energy=_NO_ENERGY)
         latencies = tuple(measurement.latency_ms)
         found.append(
             replace(

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from edgeattn.artifacts import sha256_of_file, write_json
+from edgeattn.engine.base import Engine
 from edgeattn.engine.load import load
 from edgeattn.errors import ArtifactError, DataError, EngineError, SpecError
 from edgeattn.profiling.compare import FIGURES, compare, compare_many
 from edgeattn.profiling.comparison import timed
+from edgeattn.profiling.layers import engine_layers
+from edgeattn.profiling.layers.rows import LayerProfile
 from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import MODES
 from edgeattn.profiling.profile import profile
@@ -168,14 +171,35 @@ def test_loaded_engines_are_named_and_stay_open(graphs: list[Path]) -> None:
         engine.run({"x": X})
 
 
-def test_modules_are_compared_where_both_have_them(graphs: list[Path]) -> None:
+def test_modules_are_compared_where_both_have_them() -> None:
     a, b = (report(SLOW, layers=layers(("stem", ms), ("head", 1.0))) for ms in (2.0, 1.0))
     found = compare_many(a, [b, report(FAST)])
     assert {m.label: m.change_ms for m in found.pairs[0].modules} == {"stem": -1.0, "head": 0.0}
     assert found.pairs[1].modules == ()
-    measured = compare(graphs[0], graphs[1], {"x": X}, layers=True, latency=False, threads=1)
-    assert measured.modules
-    assert all(module.ms_a and module.ms_b for module in measured.modules)
+
+
+def test_layers_of_engines_are_measured_if_asked_for_and_failing_at_that_is_told(
+    graphs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[float | None] = []
+
+    def measured(
+        engine: Engine, inputs: Any, whole_ms: float | None, **options: bool
+    ) -> LayerProfile:
+        assert options == {"measure_ceiling": False}
+        whole.append(whole_ms)
+        if len(whole) == 3:
+            raise EngineError("no times of layers")
+        return layers(("stem", float(len(whole))))
+
+    monkeypatch.setattr(engine_layers, "engine_layers", measured)
+    found = compare_many(graphs[0], graphs[1:], {"x": X}, layers=True, **UNWATCHED)
+    assert whole == [side.latency.p50_ms for side in found.sides if side.latency]
+    assert [(m.ms_a, m.ms_b) for m in found.pairs[0].modules] == [(1.0, 2.0)]
+    assert found.pairs[1].modules == ()
+    assert "C: the layers could not be measured: no times of layers" in found.warnings
+    compare(graphs[0], graphs[1], {"x": X}, layers=True, latency=False, threads=1)
+    assert whole[3:] == [None, None]
 
 
 def test_engines_are_watched_while_they_are_timed(graphs: list[Path]) -> None:
