@@ -172,19 +172,6 @@ class Bundle:
         if digest.hexdigest() != entry.sha256:
             raise ArtifactError(f"{self.path} changed while {name} was read from it", _AGAIN)
 
-    def pieces(self) -> Iterator[bytes | BundleEntry]:
-        """Tell what the file is made of, in order: the bytes between the entries, and the entries.
-
-        Whoever has the entries' contents can put the bundle together with nothing but these.
-        """
-        position = 0
-        for entry in self.manifest.entries:
-            start = self._starts[entry.name]
-            yield b"".join(self._content(position, start - position))
-            yield entry
-            position = start + entry.size
-        yield b"".join(self._content(position, self._file_bytes() - position))
-
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
         self._keep.close()

@@ -11,6 +11,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
+from edgeattn.graph.op import make_attention_node
+from edgeattn.spec import AttentionSpec, HeadGroup
+from tests.graphs import from_text
+from tests.graphs import save as save_graph
+
 ROLES = ("graph", "preprocess", "golden-inputs", "golden-outputs")
 FILES = {f"{role}.bin": role.encode() * 3 for role in ROLES}
 STORED_FILE = 0o100644 << 16
@@ -65,6 +70,15 @@ def zip_by_hand(
         for name, content in members:
             archive.writestr(info_of(name) if isinstance(name, str) else name, content)
     return path
+
+
+def attention(path: Path) -> Path:
+    """Write a graph of one attention node: x `[1, 8, 8, 36]` to y `[1, 8, 8, 12]`."""
+    spec = AttentionSpec(4, 3, (HeadGroup(2, (4, 3), (2, 1)), HeadGroup(1, 0, head_offset=2)))
+    model = from_text("g (float[1,8,8,36] x) => (float[1,8,8,12] y) { n = Neg(x) }")
+    model.opset_import.add(domain="edgeattn", version=1)
+    model.graph.node.append(make_attention_node(spec, ["n"], "y", "layer.attention"))
+    return save_graph(model, path)
 
 
 def listing(folder: Path) -> dict[str, int]:
