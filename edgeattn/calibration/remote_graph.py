@@ -110,6 +110,10 @@ class RemoteGraph:
         self._idle.append(bench)
         return state
 
+    def close(self) -> None:
+        """Give up what is open; it opens again when it is wanted."""
+        self._idle.clear()
+
     def _take(self) -> _Bench:
         try:
             return self._idle.pop()

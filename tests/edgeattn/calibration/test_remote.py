@@ -23,8 +23,8 @@ from PIL import Image
 from edgeattn.artifacts import Manifest
 from edgeattn.calibration.checkpoint import CalibrationState
 from edgeattn.calibration.collect import calibrate
+from edgeattn.calibration.dispatch import Dispatch
 from edgeattn.calibration.observers import METHODS
-from edgeattn.calibration.remote import RemoteCollector
 from edgeattn.calibration.remote_graph import RemoteGraph
 from edgeattn.calibration.shards import merge_calibrations
 from edgeattn.calibration.table import CalibTable
@@ -70,10 +70,8 @@ def content(graph: Path, data, **options) -> bytes:
 def answers(monkeypatch) -> list:
     """What the workers answered, in the order in which it was merged."""
     seen = []
-    result = RemoteCollector._result
-    monkeypatch.setattr(
-        RemoteCollector, "_result", lambda *given: seen.append(result(*given)) or seen[-1]
-    )
+    answer = Dispatch._answer
+    monkeypatch.setattr(Dispatch, "_answer", lambda *given: seen.append(answer(*given)) or seen[-1])
     return seen
 
 
@@ -280,8 +278,8 @@ def test_samples_that_no_worker_survives_are_an_error(graph):
 def test_a_cluster_without_workers_is_refused_and_one_that_loses_them_not_waited_for(
     graph, monkeypatch
 ):
-    monkeypatch.setattr("edgeattn.calibration.remote._LOOK_S", 0.1)
-    monkeypatch.setattr("edgeattn.calibration.remote._PATIENCE_S", 1.0)
+    monkeypatch.setattr("edgeattn.calibration.dispatch._LOOK_S", 0.1)
+    monkeypatch.setattr("edgeattn.calibration.dispatch._PATIENCE_S", 1.0)
     with local_cluster(workers=0) as cluster:
         scheduler = cluster.scheduler_address
         with pytest.raises(BoardError, match="has no worker"):

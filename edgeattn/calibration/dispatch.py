@@ -1,0 +1,210 @@
+"""Shards of samples to the workers of a Dask scheduler, and answers from them.
+
+Samples and graph travel with their tasks, so that Dask can give the shard of a worker that dies to
+another one without asking for anything again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from edgeattn.calibration.collector import Run
+from edgeattn.calibration.remote_graph import PACKAGES, Observed, RemoteGraph, observe_shard
+from edgeattn.cluster import check_versions, check_workers, connect, package_versions, workers_of
+from edgeattn.errors import BoardError, EdgeAttnError, first_line
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+# A shard that a worker runs, and the next one in its hands.
+_SENT_PER_WORKER = 2
+# How often a shard may fail for no reason that lies in it.
+_RETRIES = 3
+# How often to look for workers while none answers, and how long to wait for one.
+_LOOK_S = 5.0
+_PATIENCE_S = 60.0
+
+
+_KEPT = "--state keeps what was seen until then"
+
+
+class _Shard(NamedTuple):
+    number: int
+    runs: Sequence[Run]
+
+    def __str__(self) -> str:
+        names = [name for run in self.runs for name in run.names]
+        return f"{len(names)} samples, {names[0]} to {names[-1]}"
+
+
+class Dispatch:
+    """Shards on their way.
+
+    Args:
+        scheduler: Address of the scheduler, `tcp://host:8786`.
+
+    Raises:
+        BoardError: If there is no scheduler, no worker, or one with other versions of packages.
+        MissingDependencyError: If dask.distributed is not installed.
+    """
+
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
+        self._versions = package_versions(PACKAGES)
+        self._graph: Future[RemoteGraph] | None = None
+        self._running: dict[Future[Observed], _Shard] = {}
+        self._numbers = itertools.count()
+        with contextlib.ExitStack() as on_failure:
+            self._client = on_failure.enter_context(connect(scheduler))
+            if not self.workers():
+                raise BoardError(
+                    f"the scheduler {scheduler} has no worker",
+                    f"start one on each machine: dask worker {scheduler} --nthreads 1",
+                )
+            with self._connection():
+                check_workers(self._client, PACKAGES)
+            on_failure.pop_all()
+
+    def close(self) -> None:
+        """Leave the cluster; what is on its way is given up."""
+        self._running.clear()
+        self._graph = None
+        self._client.close()
+
+    def workers(self) -> int:
+        """Count the workers there are now.
+
+        Raises:
+            BoardError: If the scheduler is lost.
+        """
+        with self._connection():
+            return len(workers_of(self._client))
+
+    def __len__(self) -> int:
+        """Count the shards that were sent and not received."""
+        return len(self._running)
+
+    def is_full(self) -> bool:
+        """Tell whether the workers have enough in their hands.
+
+        Raises:
+            BoardError: If the scheduler is lost.
+        """
+        return len(self._running) >= _SENT_PER_WORKER * max(1, self.workers())
+
+    def send(self, graph: RemoteGraph, runs: Sequence[Run]) -> None:
+        """Send a shard to whichever worker Dask chooses.
+
+        Args:
+            graph: The same for each shard; it is sent with the first.
+            runs: What to run, at least one.
+
+        Raises:
+            BoardError: If the scheduler is lost.
+        """
+        if self._graph is None:
+            self._graph = self._submit(_keep, graph)
+        future = self._submit(observe_shard, self._graph, runs)
+        self._running[future] = _Shard(next(self._numbers), runs)
+
+    def receive(self) -> list[Observed]:
+        """Wait for an answer, and take those that are there.
+
+        Raises:
+            BoardError: If the scheduler or all workers are lost, a shard brings down several, or a
+                worker has other versions of packages.
+            EdgeAttnError: If a shard's samples cannot be calibrated with: that of the first shard.
+        """
+        answers = []
+        for future in self._wait(self._running):
+            shard = self._running.pop(future)
+            answer = self._answer(future, shard)
+            if answer.error:
+                self._raise_first(answer.error, shard)
+            answers.append(answer)
+        return answers
+
+    def _raise_first(self, error: EdgeAttnError, shard: _Shard) -> NoReturn:
+        """Raise the error of a shard, or of an earlier one: whichever worker is fastest."""
+        for future, earlier in self._running.items():  # in the order of their numbers
+            if earlier.number < shard.number:
+                self._wait([future])
+                if found := self._answer(future, earlier).error:
+                    raise found
+        raise error
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        with self._connection(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph")  # see above
+            return self._client.submit(
+                function,
+                *arguments,
+                key=f"edgeattn-{uuid.uuid4().hex}",  # never the result of another calibration
+                retries=_RETRIES,
+                pure=False,
+            )
+
+    def _answer(self, future: Future[Observed], shard: _Shard) -> Observed:
+        """Take an answer that is there."""
+        from distributed import CancelledError
+
+        try:
+            answer: Observed = future.result()
+        except CancelledError as err:
+            raise self._lost() from err
+        except Exception as err:  # KilledWorker, or what no sample is at fault for
+            raise BoardError(
+                f"no worker finished {shard}: {first_line(err)}",
+                "look at the workers' logs; scheduler and workers need 'edgeattn[sweep]', and "
+                "memory for the graph",
+            ) from err
+        check_versions(answer.worker, answer.versions, self._versions)
+        return answer
+
+    def _wait(self, futures: Collection[Future[Observed]]) -> Collection[Future[Observed]]:
+        """Wait for the first of some shards, as long as there are workers."""
+        from distributed import TimeoutError as DaskTimeoutError
+        from distributed import wait
+
+        last_seen_s = time.monotonic()
+        while True:
+            try:
+                with self._connection(), self._client.as_current():
+                    return wait(list(futures), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
+            except DaskTimeoutError:
+                if self.workers():
+                    last_seen_s = time.monotonic()
+            if time.monotonic() - last_seen_s > _PATIENCE_S:
+                raise BoardError(
+                    f"the scheduler {self._scheduler} has had no worker for {_PATIENCE_S:g} s",
+                    f"start workers and calibrate again; {_KEPT}",
+                )
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[None]:
+        from distributed import CancelledError
+        from distributed import TimeoutError as DaskTimeoutError
+
+        try:
+            yield
+        except DaskTimeoutError:  # an OSError in some versions of Python
+            raise
+        except (CancelledError, OSError) as err:
+            raise self._lost() from err
+
+    def _lost(self) -> BoardError:
+        return BoardError(
+            f"the connection to the scheduler {self._scheduler} was lost",
+            f"look at its log and calibrate again; {_KEPT}",
+        )
+
+
+def _keep(graph: RemoteGraph) -> RemoteGraph:
+    """Be the task whose result is the graph: Dask brings it to each worker and keeps it there."""
+    return graph
