@@ -6,12 +6,13 @@ manifest says on which; the manifest's digest makes sure that nobody has changed
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeattn.artifacts import Manifest, tool_versions
+from edgeattn.artifacts import Manifest
 from edgeattn.engine.host import l4t_release
 from edgeattn.errors import ArtifactError, StaleEngineError
 
@@ -32,7 +33,7 @@ def place_of(target: str) -> dict[str, str]:
     Args:
         target: What runs it: `cpu` or `tensorrt`.
     """
-    onnxruntime = tool_versions().get("onnxruntime", "") if target == "cpu" else ""
+    onnxruntime = importlib.metadata.version("onnxruntime") if target == "cpu" else ""
     return {"machine": platform.machine(), "l4t": l4t_release(), "onnxruntime": onnxruntime}
 
 
