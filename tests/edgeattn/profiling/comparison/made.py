@@ -10,9 +10,12 @@ import numpy as np
 
 from edgeattn.artifacts import Manifest, Parent
 from edgeattn.engine.base import QueryTimes
+from edgeattn.graph.compare import compare_arrays
 from edgeattn.profiling.board.sample import BoardTrace
 from edgeattn.profiling.board.verdict import Verdict
 from edgeattn.profiling.board.watch import BoardState
+from edgeattn.profiling.compare import compare_many
+from edgeattn.profiling.comparison.result import Comparisons
 from edgeattn.profiling.comparison.sides import Side, side_of_report
 from edgeattn.profiling.environment import Environment
 from edgeattn.profiling.layers.rows import LayerProfile, LayerRow, module_tree
@@ -96,3 +99,33 @@ def layers(*modules: tuple[str, float]) -> LayerProfile:
     )
     total = sum(row.ms for row in rows)
     return LayerProfile(rows, module_tree(rows, {}), total, total, 1, "made up")
+
+
+def comparisons() -> Comparisons:
+    """Make up three candidates, with everything that a page can show: one of them fails a gate."""
+    parts = ("stem", "stages.0/blocks.0/attention", "stages.0/blocks.0/mlp", "head")
+    reports = [
+        report(
+            times(1500, median_ms, 0.03, seed),
+            f"{name}.engine",
+            layers=layers(*((part, median_ms * (0.2 + 0.02 * i)) for i, part in enumerate(parts))),
+            board=board("15W" if name != "fp16" else "MAXN"),
+        )
+        for seed, (name, median_ms) in enumerate(
+            (("fp32", 6.0), ("int8", 4.1), ("fp16", 5.9), ("slow", 6.6))
+        )
+    ]
+    found = compare_many(reports[0], reports[1:], fail_if=["p50 > +5%", "p99 > -2%"])
+    reference = np.random.default_rng(0).standard_normal((40, 10))
+    return Comparisons(
+        tuple(
+            replace(
+                pair,
+                num_samples=40,
+                outputs={"logits": compare_arrays(reference, reference * (1 + 0.01 * i))},
+                top1_a=98.75,
+                top1_b=98.75 - 0.25 * i,
+            )
+            for i, pair in enumerate(found.pairs)
+        )
+    )
