@@ -19,6 +19,8 @@ _ACCURACY = {"top1_b": "top-1, %", "sqnr_db": "signal to noise ratio against FP3
 _WITHIN_95 = 1.96
 # Costs that span more than this share no linear axis; the air at the ends of their logarithmic one.
 _WIDE, _AIR = 20, 1.6
+_LEAST_POINTS = 1.0
+_ABOVE_ALL = 100.3  # a dot at 100 % is whole
 # Size of a letter of a label, of its line and of a dot, in thousandths of the area.
 _LETTER, _LINE, _DOT = 9, 50, 10
 
@@ -179,6 +181,10 @@ def _cost_axis(label: str, values: Sequence[float]) -> Axis:
 
 def _accuracy_axis(values: Sequence[float], accuracy: Accuracy) -> Axis:
     finite = [value for value in values if math.isfinite(value)]
+    if accuracy == "top1_b":  # percent: none is above 100, and equal ones are no line in a desert
+        low, high = min(finite), max(finite)
+        air = max(0.12 * (high - low), _LEAST_POINTS)
+        return Axis(_ACCURACY[accuracy], max(low - air, 0.0), min(high + air, _ABOVE_ALL))
     return Axis.around(_ACCURACY[accuracy], finite or [0.0], margin=0.12)
 
 

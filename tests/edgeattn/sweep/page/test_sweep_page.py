@@ -211,3 +211,15 @@ def test_a_page_without_jinja2_is_refused_with_what_to_install(tmp_path, monkeyp
         render_sweep([rows.row()], "swept", tmp_path / "page.html")
     assert "edgeattn[report]" in caught.value.hint
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("top1", [(98.8, 98.8), (100.0, 100.0), (0.0, 0.4), (60.0, 100.0)])
+def test_an_axis_of_percent_ends_at_a_hundred(top1):
+    swept = [rows.row(precision=precision, seed=i) for i, precision in enumerate(("fp32", "int8"))]
+    for row, percent in zip(swept, top1, strict=True):
+        row["figures"]["top1_b"] = percent
+    (group,) = competitions(swept)
+    axis = front_plots(group, "front")[0].y
+    assert 0 <= axis.low <= min(top1)
+    assert max(top1) < axis.high < 100.5
+    assert axis.high - axis.low < 1.3 * (max(top1) - min(top1)) + 2.5
