@@ -66,7 +66,7 @@ class TargetError(EdgeAttnError, ValueError):
 
 
 class BoardError(EdgeAttnError, RuntimeError):
-    """Sensors that cannot be read, or clocks that cannot be set."""
+    """Boards or workers that are missing; sensors that cannot be read, clocks that cannot be set."""
 
 
 class DeployError(EdgeAttnError, RuntimeError):

@@ -334,6 +334,10 @@ def test_a_worker_with_other_packages_is_refused_before_anything_is_read(
     with pytest.raises(BoardError, match=r"has onnxruntime \S+; expected 1.2.3, as here") as error:
         calibrate(graph, data(), scheduler=cluster.scheduler_address)
     assert "onnxruntime==1.2.3" in error.value.hint
+    # A worker that came later was not asked; its answer says what it has.
+    monkeypatch.setattr("edgeattn.calibration.dispatch.check_workers", lambda *given: None)
+    with pytest.raises(BoardError, match=r"has onnxruntime \S+; expected 1.2.3, as here"):
+        calibrate(graph, X, scheduler=cluster.scheduler_address)
 
 
 def test_a_worker_whose_last_bits_differ_is_named_once(cluster, graph, monkeypatch, caplog):
