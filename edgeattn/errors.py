@@ -66,7 +66,7 @@ class TargetError(EdgeAttnError, ValueError):
 
 
 class BoardError(EdgeAttnError, RuntimeError):
-    """Boards or workers that are missing; sensors that cannot be read, clocks that cannot be set."""
+    """Boards or workers that are missing; sensors or clocks that cannot be read or set."""
 
 
 class DeployError(EdgeAttnError, RuntimeError):
