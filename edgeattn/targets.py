@@ -290,5 +290,14 @@ def runs_on(architectures: Iterable[int], device: int) -> bool:
         device: SM number of the GPU.
     """
     numbers = list(architectures)
-    same_major = any(n <= device and n // 10 == device // 10 for n in numbers)
-    return same_major or (bool(numbers) and max(numbers) <= device)
+    return has_machine_code(numbers, device) or (bool(numbers) and max(numbers) <= device)
+
+
+def has_machine_code(architectures: Iterable[int], device: int) -> bool:
+    """Tell whether a library of these architectures runs on a GPU without its driver compiling.
+
+    Args:
+        architectures: SM numbers that the library was built for.
+        device: SM number of the GPU.
+    """
+    return any(n <= device and n // 10 == device // 10 for n in architectures)

@@ -14,7 +14,7 @@ from edgeattn.plugin.build import PLUGIN, build_plugin
 from edgeattn.plugin.check import check_library
 from edgeattn.plugin.driver import local_architectures
 from edgeattn.plugin.source import SOURCE_FOLDERS, plugin_source
-from edgeattn.targets import runs_on
+from edgeattn.targets import has_machine_code, runs_on
 
 _SOURCE_PARTS = ("CMakeLists.txt", "cmake", *SOURCE_FOLDERS)
 
@@ -65,6 +65,9 @@ def plugin_from_bundle(
 ) -> Path | None:
     """Get the plugin library of this machine out of a bundle, or build it from its source.
 
+    A library with machine code for this GPU comes first, then the source, then a library whose PTX
+    the driver can compile.
+
     What a bundle's plugin does, it does with the rights of whoever builds or runs the engine: only
     a signature says whose it is.
 
@@ -83,9 +86,13 @@ def plugin_from_bundle(
         PluginError: If none of its libraries runs here and it has no source, or the compiler fails.
     """
     devices = local_architectures()
-    for library in libraries:
-        fits = library.machine == platform.machine() and library.tensorrt == tensorrt_major
-        if fits and all(runs_on(library.architectures, device) for device in devices):
+    of_machine = [
+        library
+        for library in libraries
+        if library.machine == platform.machine() and library.tensorrt == tensorrt_major
+    ]
+    for library in of_machine:
+        if all(has_machine_code(library.architectures, device) for device in devices):
             return bundle.extract(library.name, folder)
     sources = bundle.manifest.of_role(PLUGIN_SOURCE)
     if sources:
@@ -98,6 +105,9 @@ def plugin_from_bundle(
                 "install TensorRT's headers, on a Jetson `sudo apt install libnvinfer-headers-dev`",
             )
         return built.plugin
+    for library in of_machine:  # its PTX, which the driver compiles
+        if all(runs_on(library.architectures, device) for device in devices):
+            return bundle.extract(library.name, folder)
     if libraries:
         here = f"{platform.machine()}, sm_{'/'.join(map(str, devices))}, TensorRT {tensorrt_major}"
         raise PluginError(
