@@ -92,13 +92,7 @@ _PLUGIN_OPTION = _option(
     help="The plugin library. Default: $EDGEATTN_PLUGIN_LIBRARY, else what `edgeattn plugin "
     "build` made for this GPU.",
 )
-_TARGET_OPTIONS = (
-    _option(
-        _PLAN,
-        "--target",
-        metavar="BOARD",
-        help="One of `edgeattn targets`. A dry run plans for it; a build makes sure that it is it.",
-    ),
+_RELEASE_OPTIONS = (
     _option(_PLAN, "--jetpack", metavar="VERSION", help="The JetPack release that the board runs."),
     _option(
         _PLAN,
@@ -107,6 +101,15 @@ _TARGET_OPTIONS = (
         help="Plan for this TensorRT, such as 10.3 or 11.1. Default: the JetPack's, else the one "
         "here.",
     ),
+)
+_TARGET_OPTIONS = (
+    _option(
+        _PLAN,
+        "--target",
+        metavar="BOARD",
+        help="One of `edgeattn targets`. A dry run plans for it; a build makes sure that it is it.",
+    ),
+    *_RELEASE_OPTIONS,
 )
 
 # What any machine can be told; a bundle carries it.
@@ -355,7 +358,19 @@ def tensorrt_check_options(function: Function) -> Function:
 
     It gets them as `tensorrt_options` gives them.
     """
-    options = (*_TARGET_OPTIONS, *_SHAPE_OPTIONS, _WAY_OPTION, _PLUGIN_OPTION)
+    target = _option(
+        _PLAN,
+        "--target",
+        metavar="BOARD",
+        help="The board, one of `edgeattn targets`. Default: this machine, if it has TensorRT.",
+    )
+    plugin = _option(
+        _ATTENTION,
+        *("--plugin", "--dynamicPlugins", "--staticPlugins", "plugin"),
+        type=FILE,
+        help="A plugin library, to be held against the board and the graph.",
+    )
+    options = (target, *_RELEASE_OPTIONS, *_SHAPE_OPTIONS, _WAY_OPTION, plugin)
     return _with_options(function, options, build_request)
 
 

@@ -27,12 +27,16 @@ class TensorType:
     shape: tuple[int | str, ...] | None
 
 
-def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+def infer_types(model: onnx.ModelProto, *, strict: bool = False) -> dict[str, TensorType]:
     """Infer the type and shape of every tensor, by name.
 
     Attention nodes are stood in for by a Gather along the channels, whose output has the same
     shape, and a Cast where it has another type. Weights of a graph too large for protobuf's limit
     are left out of the inference, which then knows their shapes alone.
+
+    Args:
+        model: The graph.
+        strict: Refuse what onnx else passes over: nodes whose inputs do not fit each other.
 
     Raises:
         GraphError: If the graph contradicts itself, or an attention node is malformed.
@@ -47,7 +51,7 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     del shadow.graph.node[:]
     shadow.graph.node.extend(nodes)
     try:
-        inferred = shape_inference.infer_shapes(shadow, data_prop=True)
+        inferred = shape_inference.infer_shapes(shadow, strict_mode=strict, data_prop=True)
     except shape_inference.InferenceError as err:
         raise GraphError(f"the graph contradicts itself: {err}") from err
     types = {

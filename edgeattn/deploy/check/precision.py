@@ -26,10 +26,10 @@ def check_precision(subject: Subject) -> Iterator[GraphFinding]:
     """
     makers: dict[str, list[str]] = {}
     for node in subject.lowered.model.graph.node:
-        for name in node.output:
-            found = TYPE_NAMES.get(_element(subject, name), "")
-            if found in _OLDEST_SM:
-                makers.setdefault(found, []).append(node_label(node))
+        tensors = (*node.input, *node.output)
+        types = {TYPE_NAMES.get(_element(subject, name), "") for name in tensors}
+        for each in types & _OLDEST_SM.keys():
+            makers.setdefault(each, []).append(node_label(node))
     sms = subject.where.architectures
     for found, labels in makers.items():
         lacking = [number for number in sms if number < _OLDEST_SM[found]]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import onnx
 
@@ -20,6 +21,7 @@ from edgeattn.graph.files import input_specs
 from edgeattn.graph.shapes import TensorType, at_shapes, infer_types
 from edgeattn.profiling.layers.cost import GraphCosts
 
+Kind = Literal["min", "opt", "max"]
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -53,28 +55,21 @@ class Subject:
     @cached_property
     def tuned_costs(self) -> GraphCosts | None:
         """What the nodes cost at the shapes that are tuned for; `None` if those are not known."""
-        return self._costs(self._shapes("opt"))
+        tuned = self.shapes("opt")
+        return GraphCosts(self.lowered.model, tuned[0]) if tuned else None
 
     @cached_property
     def largest_types(self) -> Mapping[str, TensorType] | None:
         """What is known of the tensors at the largest shapes; `None` if those are not known."""
-        shapes = self._shapes("max")
-        if shapes is None:
-            return None
-        return infer_types(at_shapes(self.lowered.model, shapes))
+        largest = max(self.shapes("max"), key=_num_elements, default=None)
+        return None if largest is None else infer_types(at_shapes(self.lowered.model, largest))
 
-    def _costs(self, shapes: Shapes | None) -> GraphCosts | None:
-        return None if shapes is None else GraphCosts(self.lowered.model, shapes)
-
-    def _shapes(self, kind: str) -> Shapes | None:
-        if not self.profiles:
-            return None
+    def shapes(self, kind: Kind) -> list[Shapes]:
+        """List the smallest, best or largest shapes of each profile; none if none are known."""
         # An input of few integers may be a shape tensor: its entry is then its values.
         values = {spec.name for spec in input_specs(self.model) if can_be_shape_tensor(spec)}
         given = [getattr(profile, kind) for profile in self.profiles]
-        # Of the first profile what is tuned for; of all what takes most.
-        shapes = given[0] if kind == "opt" else max(given, key=_num_elements)
-        return {name: shape for name, shape in shapes.items() if name not in values}
+        return [{n: shape for n, shape in each.items() if n not in values} for each in given]
 
 
 def make_subject(model: onnx.ModelProto, request: TensorRtRequest, where: Destination) -> Subject:

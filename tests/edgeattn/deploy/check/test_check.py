@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from edgeattn.deploy.check.check import GraphCheck, check_graph
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
@@ -16,7 +17,9 @@ from edgeattn.graph.passes.half import convert_to_half
 from edgeattn.targets import TARGETS
 from tests.edgeattn.deploy.check.graphs import (
     PLANTED,
+    Change,
     Planted,
+    between,
     free_the_batch,
     in_fp8,
     rounded,
@@ -105,6 +108,42 @@ def test_free_sizes_with_a_range_are_sound(tmp_path: Path) -> None:
     ((level, topic, _, reason),) = told(check_graph(saved(graph, tmp_path), request))
     assert (level, topic) == ("error", "shapes")
     assert "4x8x8x16" in reason
+
+
+RANGE = ShapeProfile(min={"x": (1, 8, 8, 32)}, opt={"x": (4, 8, 8, 32)}, max={"x": (9, 8, 8, 32)})
+WRITTEN_IN = {
+    "a shape": (
+        between(
+            helper.make_node("Reshape", ["positive", "one_map"], ["rows"], "fold"),
+            helper.make_node("Relu", ["rows"], ["same"], "again"),
+            helper.make_node("Reshape", ["same", "back"], ["planted"], "unfold"),
+            one_map=np.array([64, 32]),
+            back=np.array([1, 8, 8, 32]),
+        ),
+        ("fold", "at the best shapes x:4x8x8x32 it makes a shape of 2048 values of 8192"),
+    ),
+    "a constant": (
+        between(
+            helper.make_node("Add", ["positive", "four"], ["planted"], "add"),
+            four=np.zeros((4, 8, 8, 32), np.float32),
+        ),
+        ("", "at the largest shapes x:9x8x8x32 the graph contradicts itself"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), WRITTEN_IN.values(), ids=WRITTEN_IN)
+def test_a_size_that_the_export_wrote_into_the_graph_is_found(
+    change: Change, expected: tuple[str, str], tmp_path: Path
+) -> None:
+    graph = sound()
+    free_the_batch(graph)
+    change(graph)
+    options = TensorRtOptions(profiles=(RANGE,))
+    request = TensorRtRequest(options, target="jetson-orin-nano", jetpack="6.2")
+    ((level, topic, node, reason),) = told(check_graph(saved(graph, tmp_path), request))
+    assert (level, topic, node) == ("error", "shapes", expected[0])
+    assert reason.startswith(expected[1])
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:
