@@ -89,8 +89,9 @@ def make_plan(
 ) -> dict[str, Any]:
     """Write down a deployment for one board.
 
-    The same shipment for the same board gives the same name, so that it is gone on with; another
-    TensorRT or L4T on the board gives another.
+    The same shipment for the same board gives the same name, so that it is gone on with, and is
+    measured again if that is asked for in another way; another TensorRT or L4T on the board gives
+    another.
 
     Args:
         shipment: What is sent.
@@ -104,7 +105,7 @@ def make_plan(
     packages = {n: h for n, h in shipment.hashes.items() if n.startswith("wheels/")}
     environment_key = _key(facts["python"], facts["executable"], packages, needs.packages)
     board = [facts[name] for name in ("machine", "l4t", "tensorrt", "cuda")]
-    key = _key(shipment.hashes, environment_key, board, list(profile_arguments))
+    key = _key(shipment.hashes, environment_key, board)
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", shipment.bundle.stem).strip("-") or "bundle"
     name = f"{stem[:40]}-{key}"
     root = PurePosixPath(facts["folder"])
@@ -127,6 +128,7 @@ def make_plan(
             {
                 "name": "environment",
                 "record": str(venv / "edgeattn-environment.json"),
+                "identity": [environment_key],
                 "commands": [
                     [
                         facts["executable"],
@@ -167,6 +169,7 @@ def _step(
     return {
         "name": name,
         "record": str(here / f"{name}.done.json"),
+        "identity": command,
         "commands": [command],
         "creates": [str(here / file) for file in creates],
         "output": output,

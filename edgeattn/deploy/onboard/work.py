@@ -71,9 +71,9 @@ class Worker:
             self._do(step)
         self._begin("activate")
         name = self.here.name
-        if read_json(self.here / FINISHED) is None:
-            paths = [self.here / result for result in self._plan["results"]]
-            results = {path.name: store.sha256_of(path) for path in paths if path.is_file()}
+        paths = [self.here / result for result in self._plan["results"]]
+        results = {path.name: store.sha256_of(path) for path in paths if path.is_file()}
+        if (read_json(self.here / FINISHED) or {}).get("results") != results:
             finished_at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             write_json(
                 self.here / FINISHED, {"id": name, "finished_at": finished_at, "results": results}
@@ -85,7 +85,7 @@ class Worker:
         """Do one step, unless it was done and what it made is still what it was."""
         self._begin(step["name"])
         record = Path(step["record"])
-        if _still_holds(record):
+        if _still_holds(record, step["identity"]):
             self._tell(event="skip", step=step["name"])
             return
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class Worker:
                 raise RefusedError(f"the step {step['name']} made no {Path(made).name}")
         seconds = time.monotonic() - begin
         hashes = {made: store.sha256_of(Path(made)) for made in step["creates"]}
-        write_json(record, {"step": step["name"], "seconds": seconds, "creates": hashes})
+        write_json(record, {"identity": step["identity"], "seconds": seconds, "creates": hashes})
         self._tell(event="done", step=step["name"], seconds=seconds)
 
     def _call(self, command: list[str], log: IO[str], output: Path | None) -> None:
@@ -277,10 +277,14 @@ def cancel(folder: Folder) -> str:
     return name
 
 
-def _still_holds(record: Path) -> bool:
-    """Tell whether a step was done, and what it made is unchanged."""
+def _still_holds(record: Path, identity: list[str]) -> bool:
+    """Tell whether this very step was done, and what it made is unchanged."""
     values = read_json(record)
-    return values is not None and all(
-        Path(path).is_file() and store.sha256_of(Path(path)) == sha256
-        for path, sha256 in values["creates"].items()
+    return (
+        values is not None
+        and values["identity"] == identity
+        and all(
+            Path(path).is_file() and store.sha256_of(Path(path)) == sha256
+            for path, sha256 in values["creates"].items()
+        )
     )

@@ -45,6 +45,7 @@ def plan(board: Board, file: Path, *commands: list[str], name: str = "net-1") ->
     step = {
         "name": "build",
         "record": str(here / "build.done.json"),
+        "identity": ["build"],
         "commands": list(commands),
         "creates": [str(here / "model.engine")],
     }
@@ -216,7 +217,8 @@ def test_two_deployments_at_once_are_refused_and_the_same_one_is_followed(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
     file = random_file(tmp_path, 1000)
-    planned = plan(board[0], file, ["sh", "-c", "sleep 2; echo > model.engine"])
+    wait = "while [ ! -e go ]; do sleep 0.05; done; echo > model.engine"
+    planned = plan(board[0], file, ["sh", "-c", wait])
     remote = reach()
     remote.upload(cut(file))
     remote.start(planned)
@@ -226,6 +228,7 @@ def test_two_deployments_at_once_are_refused_and_the_same_one_is_followed(
     with pytest.raises(DeployError, match="the board is busy with net-1"):
         remote.roll_back()
     remote.start(planned)  # the same command, given again
+    (board[0].root / "deployments" / "net-1" / "go").touch()
     assert remote.follow("net-1", lambda event: None)["status"] == "done"
 
 

@@ -244,7 +244,8 @@ def prepared(folder: Folder, name: str, *steps: dict[str, Any], **values: Any) -
 
 def step(here: Path, name: str, *commands: list[str], **values: Any) -> dict[str, Any]:
     record = str(here / f"{name}.done.json")
-    return {"name": name, "record": record, "commands": list(commands), "creates": [], **values}
+    plain = {"name": name, "record": record, "commands": list(commands), "creates": []}
+    return {**plain, "identity": [word for command in commands for word in command], **values}
 
 
 def work_on(folder: Folder, name: str) -> list[dict[str, Any]]:
@@ -266,6 +267,19 @@ def test_steps_are_done_once_and_again_if_what_they_made_is_gone(folder: Folder)
     assert work_on(folder, "net-1")[-1]["status"] == "done"
     assert (here / "count").read_text() == "x\nx\n"
     assert folder.linked("current") == "net-1"
+
+
+def test_a_step_with_another_command_is_done_again(folder: Folder) -> None:
+    here = folder.deployments / "net-1"
+    for size in ("1", "2"):
+        measure = ["sh", "-c", f"echo {size} > report"]
+        made = {"creates": [str(here / "report")]}
+        prepared(folder, "net-1", step(here, "profile", measure, **made), results=["report"])
+        assert work_on(folder, "net-1")[-1]["status"] == "done"
+    assert (here / "report").read_text() == "2\n"
+    finished = read_json(here / FINISHED)
+    assert finished is not None
+    assert finished["results"] == {"report": sha256(b"2\n")}
 
 
 def test_a_failing_step_ends_it_and_changes_nothing_that_runs(folder: Folder) -> None:
