@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgeattn.deploy.machine import Machine
+from edgeattn.engine.host import parse_l4t
 from edgeattn.targets import TARGETS, JetPack, Target, target_of_model
 
-_RELEASE = re.compile(r"^# R(?P<major>\d+) \(release\), REVISION: (?P<rest>[\d.]+)", re.MULTILINE)
 _POWER_MODE = re.compile(r"^NV Power Mode: *(?P<name>\S+)\s+(?P<number>\d+)?", re.MULTILINE)
 _DEVFREQ = "/sys/class/devfreq"
 # Orin, of JetPack 5 and of 6 on; Thor.
@@ -115,12 +115,6 @@ def read_board(machine: Machine) -> Board | None:
         power_mode_number=number,
         gpu_clock=_gpu_clock(machine),
     )
-
-
-def parse_l4t(text: str) -> str:
-    """Read the release from `/etc/nv_tegra_release`: `36.4.3`; empty if it is not there."""
-    found = _RELEASE.search(text)
-    return f"{found['major']}.{found['rest']}" if found else ""
 
 
 def parse_power_mode(text: str) -> tuple[str, int | None]:

@@ -51,7 +51,12 @@ def l4t_release(root: Path = Path("/")) -> str:
     Args:
         root: Where `/etc` stands. In a container the file is often missing.
     """
-    found = _L4T_RELEASE.search(read_text(root / "etc/nv_tegra_release") or "")
+    return parse_l4t(read_text(root / "etc/nv_tegra_release") or "")
+
+
+def parse_l4t(text: str) -> str:
+    """Read the release from `/etc/nv_tegra_release`: `36.4.3`; empty if it is not there."""
+    found = _L4T_RELEASE.search(text)
     return f"{found['major']}.{found['rest']}" if found else ""
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeattn.deploy.board import Board, parse_l4t, parse_power_mode, read_board
+from edgeattn.deploy.board import Board, parse_power_mode, read_board
 from edgeattn.deploy.machine import Machine
+from edgeattn.engine.host import parse_l4t
 from tests.edgeattn.deploy.boards import BOARD_NAMES, Written, recorded
 
 EXPECTED = {

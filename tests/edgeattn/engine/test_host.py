@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeattn.engine.host import affinity, cpu_features, cpu_model, usable_cores
+from edgeattn.engine.host import affinity, cpu_features, cpu_model, l4t_release, usable_cores
 
 # An AMD EPYC with VNNI, flags shortened; then one core of a Jetson AGX Orin.
 X86 = """processor\t: 0
@@ -58,6 +58,14 @@ def siblings(root: Path, *groups: str) -> None:
     for cpu, group in enumerate(groups):
         topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
         write(topology / "thread_siblings_list", group + "\n")
+
+
+def test_the_release_of_a_jetson_is_read(tmp_path: Path) -> None:
+    assert l4t_release(tmp_path) == ""
+    (tmp_path / "etc").mkdir()
+    release = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n"
+    (tmp_path / "etc/nv_tegra_release").write_text(release)
+    assert l4t_release(tmp_path) == "36.4.3"
 
 
 def test_two_threads_of_a_core_count_once(tmp_path: Path) -> None:

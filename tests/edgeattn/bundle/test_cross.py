@@ -1,0 +1,98 @@
+"""A plugin library that was made here travels in a bundle and loads on the board's processor."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgeattn.bundle import plugins
+from edgeattn.bundle.plugins import plugin_from_bundle
+from edgeattn.bundle.read import Bundle
+from edgeattn.bundle.recipe import Recipe
+from edgeattn.bundle.write import write_bundle
+from edgeattn.errors import PluginError
+from edgeattn.plugin.build import PluginBuild, build_plugin
+from edgeattn.plugin.source import plugin_source
+from edgeattn.plugin.toolchain import CROSS_COMPILER
+from tests.edgeattn.bundle.bundles import attention
+from tests.edgeattn.plugin.tiny_source import tiny_headers, tiny_source
+
+pytestmark = pytest.mark.cross
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> PluginBuild:
+    """Cross-build a small kernel with the project's CMake; fetches the CUDA runtime with pip."""
+    folder = tmp_path_factory.mktemp("cross")
+    return build_plugin(
+        target="jetson-thor",
+        jetpack="7.2",
+        source=tiny_source(folder / "plugins"),
+        tensorrt_include=tiny_headers(folder / "headers"),
+        download=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(built: PluginBuild, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    assert built.plugin is not None
+    graph = attention(folder / "net.onnx")
+    write_bundle(graph, targets=["jetson-thor"], libraries=[built.plugin])
+    return folder / "net.zip"
+
+
+def test_the_bundle_knows_where_the_library_runs(bundle: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        (library,) = Recipe.from_dict(opened.manifest.build, "b").libraries
+        (entry,) = opened.manifest.of_role("plugin-library")
+        assert not opened.manifest.of_role("plugin-source")
+    assert (library.machine, library.architectures, library.tensorrt) == ("aarch64", (110,), 10)
+    assert library.name == entry.name == "plugin/aarch64-sm110-trt10/libedgeattn_plugin.so"
+
+
+def test_it_loads_on_the_boards_processor(
+    built: PluginBuild, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(plugins, "local_architectures", lambda: (110,))
+    with Bundle.open(bundle) as opened:
+        libraries = Recipe.from_dict(opened.manifest.build, "b").libraries
+        library = plugin_from_bundle(opened, libraries, 10, tmp_path)
+    assert library is not None
+    assert built.plugin is not None
+    assert library.read_bytes() == built.plugin.read_bytes()
+    said = json.loads(load_on_aarch64(library, tmp_path))
+    assert said["architectures"] == [110]
+
+
+def load_on_aarch64(library: Path, folder: Path) -> str:
+    """Load a library under qemu; returns what it says of itself."""
+    program = folder / "load_library"
+    source = plugin_source() / "tests/load_library.cpp"
+    include = f"-I{plugin_source() / 'include'}"
+    command = [CROSS_COMPILER, "-std=c++17", include, str(source), "-o", str(program), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(
+        ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(program), str(library)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_it_is_not_given_to_another_machine(bundle: Path, tmp_path: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        libraries = Recipe.from_dict(opened.manifest.build, "b").libraries
+        with pytest.raises(PluginError, match="none of them is for this machine"):
+            plugin_from_bundle(opened, libraries, 11, tmp_path)
+
+
+def test_the_kernels_alone_are_no_plugin(built: PluginBuild, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="is no TensorRT plugin but a library of kernels"):
+        write_bundle(attention(tmp_path / "net.onnx"), libraries=[built.kernels])
