@@ -57,6 +57,14 @@ class Constants:
             return np.asarray(numpy_helper.to_array(self._initializers[name]))
         return self._compute(name)
 
+    def get(self, name: str) -> NDArray[Any] | None:
+        """Read a tensor if it is constant; `None` if it is not.
+
+        Raises:
+            GraphError: If its nodes cannot be evaluated.
+        """
+        return self.value(name) if name in self else None
+
     def _evaluate(self, name: str) -> NDArray[Any]:
         from onnx.reference import ReferenceEvaluator  # loads every operator
 

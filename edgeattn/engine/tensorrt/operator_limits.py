@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
@@ -70,6 +71,10 @@ class NodeView:
     def is_computed(self, slot: int) -> bool:
         """Tell whether an input is there, and no constant."""
         return bool(self.input(slot)) and self.input(slot) not in self.constants
+
+    def constant(self, slot: int) -> NDArray[Any] | None:
+        """Read an input; `None` if it is left out or computed when the graph runs."""
+        return self.constants.get(self.input(slot))
 
     def _shape(self, slot: int) -> tuple[int | str, ...] | None:
         known = self.types.get(self.input(slot))
@@ -165,19 +170,15 @@ def _undilated(view: NodeView) -> str | None:
 
 
 def _few_largest(view: NodeView) -> str | None:
-    if view.input(1) not in view.constants:
+    number = view.constant(1)
+    if number is None or number.max() < _MOST_TOP_K:
         return None
-    number = int(view.constants.value(view.input(1)).reshape(-1)[0])
-    if number < _MOST_TOP_K:
-        return None
-    return f"it picks {number}; TensorRT picks fewer than {_MOST_TOP_K}"
+    return f"it picks {number.max()}; TensorRT picks fewer than {_MOST_TOP_K}"
 
 
 def _inference_only(view: NodeView) -> str | None:
-    name = view.input(2)
-    if not name:
-        return None
-    if name in view.constants and not view.constants.value(name).any():
+    trains = view.constant(2)
+    if not view.input(2) or (trains is not None and not trains.any()):
         return None
     return "its input training_mode is not a constant false"
 
