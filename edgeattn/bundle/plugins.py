@@ -13,8 +13,9 @@ from edgeattn.errors import PluginError
 from edgeattn.plugin.build import PLUGIN, build_plugin
 from edgeattn.plugin.check import check_library
 from edgeattn.plugin.driver import local_architectures
+from edgeattn.plugin.elf import read_library
 from edgeattn.plugin.source import SOURCE_FOLDERS, plugin_source
-from edgeattn.targets import has_machine_code, runs_on
+from edgeattn.targets import get_target, has_machine_code, runs_on
 
 _SOURCE_PARTS = ("CMakeLists.txt", "cmake", *SOURCE_FOLDERS)
 
@@ -33,15 +34,22 @@ def plugin_source_files() -> Iterator[tuple[str, Path]]:
             yield path.relative_to(source).as_posix(), path
 
 
-def describe_library(path: Path) -> BundledLibrary:
+def describe_library(path: Path, targets: Sequence[str] = ()) -> BundledLibrary:
     """Say where a plugin library runs; none of its code does here.
+
+    Args:
+        path: The library.
+        targets: Names of the boards, one of which it has to be for; none for any.
 
     Raises:
         ArtifactError: If the file is missing.
         MissingDependencyError: If pyelftools is not installed.
-        PluginError: If it is no TensorRT plugin of edgeattn, or fails a check.
+        PluginError: If it is no TensorRT plugin of edgeattn, fails a check, or is for no target.
+        TargetError: If a target is unknown.
     """
-    checked = check_library(path, load=False)
+    told = read_library(path).plugin_info or {}
+    # Held against what it was built for: this machine's GPU and TensorRT are not the board's.
+    checked = check_library(path, load=False, gpus=(), tensorrt=told.get("tensorrt"))
     if checked.kind != "plugin":
         raise PluginError(
             f"{path} is no TensorRT plugin but a library of {checked.kind}",
@@ -50,6 +58,18 @@ def describe_library(path: Path) -> BundledLibrary:
     if checked.failures:
         failures = "; ".join(f"{each.what}: {each.detail}" for each in checked.failures)
         raise PluginError(f"{path} fails the check: {failures}", "build it again")
+    boards = [get_target(name) for name in targets]
+    if boards and not any(
+        board.machine == checked.machine
+        and any(runs_on(checked.architectures, number) for number in board.architectures)
+        for board in boards
+    ):
+        numbers = "/".join(map(str, checked.architectures))
+        raise PluginError(
+            f"{path} is for {checked.machine} and sm_{numbers}, and the bundle for "
+            f"{', '.join(targets)}",
+            f"edgeattn plugin build --target {targets[0]} makes one",
+        )
     major = int(checked.tensorrt.partition(".")[0])
     numbers = "-".join(map(str, checked.architectures))
     return BundledLibrary(

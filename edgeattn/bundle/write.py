@@ -118,7 +118,7 @@ def write_bundle(
         GraphError: If a graph is malformed.
         MissingDependencyError: If a key is given without cryptography, or libraries without
             pyelftools.
-        PluginError: If a library is no plugin.
+        PluginError: If a library is no plugin, or for none of the targets.
         TableError: If the table belongs to another graph.
         TargetError: If a target is unknown.
     """
@@ -132,7 +132,7 @@ def write_bundle(
         engine,
         tuple(targets),
         tensorrt or TensorRtRequest(),
-        tuple(describe_library(Path(library)) for library in libraries),
+        tuple(describe_library(Path(library), targets) for library in libraries),
     )
     step = _Steps(progress)
     with tempfile.TemporaryDirectory(prefix=".edgeattn-", dir=output.absolute().parent) as folder:

@@ -93,6 +93,14 @@ def test_it_is_not_given_to_another_machine(bundle: Path, tmp_path: Path) -> Non
             plugin_from_bundle(opened, libraries, 11, tmp_path)
 
 
+def test_it_is_not_packed_for_another_board(built: PluginBuild, tmp_path: Path) -> None:
+    assert built.plugin is not None
+    graph, targets = attention(tmp_path / "net.onnx"), ["jetson-orin-nano", "desktop"]
+    said = "is for aarch64 and sm_110, and the bundle for jetson-orin-nano, desktop"
+    with pytest.raises(PluginError, match=said):
+        write_bundle(graph, targets=targets, libraries=[built.plugin])
+
+
 def test_the_kernels_alone_are_no_plugin(built: PluginBuild, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="is no TensorRT plugin but a library of kernels"):
         write_bundle(attention(tmp_path / "net.onnx"), libraries=[built.kernels])

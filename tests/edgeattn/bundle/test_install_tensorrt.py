@@ -99,7 +99,9 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         "orin": BundledLibrary("plugin/orin/lib.so", "aarch64", (87,), 10),
         "thor": BundledLibrary("plugin/thor/lib.so", "aarch64", (110,), 10),
     }
-    monkeypatch.setattr("edgeattn.bundle.write.describe_library", lambda path: described[path.name])
+    monkeypatch.setattr(
+        "edgeattn.bundle.write.describe_library", lambda path, targets: described[path.name]
+    )
     for name in described:
         (tmp_path / "libraries" / name).write_bytes(f"library of {name}".encode())
     return [tmp_path / "libraries" / name for name in described]
