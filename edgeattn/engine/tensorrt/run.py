@@ -191,7 +191,7 @@ class TensorRtEngine:
             "contexts": contexts,
             "aux_streams": engine.num_aux_streams,
             "zero_copy": self._zero_copy,
-            "host_memory": "page-locked, mapped" if self._zero_copy else "page-locked",
+            "host_memory": "page-locked and mapped" if self._zero_copy else "page-locked",
             "stream": "non-blocking",
         }
         waiting = describe_waiting(self._device, is_integrated=is_integrated(self._device))

@@ -38,4 +38,4 @@ def describe_waiting(device: int, *, is_integrated: bool) -> str:
     except PluginError:  # an engine that runs is not given up for a word in a report
         return ""
     choice = "spin or block" if is_integrated else "spin"
-    return _WAYS.get(flags.value & _SCHEDULE_MASK, f"{choice}, as the driver chooses")
+    return _WAYS.get(flags.value & _SCHEDULE_MASK, f"{choice} (the driver's choice)")

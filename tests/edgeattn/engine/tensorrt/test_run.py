@@ -663,7 +663,7 @@ def test_the_plugin_is_loaded_before_the_plan(bench, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("zero_copy", "memory"), [(False, "page-locked"), (True, "page-locked, mapped")]
+    ("zero_copy", "memory"), [(False, "page-locked"), (True, "page-locked and mapped")]
 )
 def test_settings_say_what_moves_the_latency(zero_copy, memory, bench, monkeypatch):
     ways = iter(["block", ""])

@@ -11,7 +11,7 @@ from edgeattn.engine.tensorrt.waiting import describe_waiting
 from edgeattn.errors import PluginError
 from edgeattn.plugin.driver import Driver, open_driver
 
-BY_DRIVER = "as the driver chooses"
+BY_DRIVER = "(the driver's choice)"
 
 
 class Library:
@@ -36,9 +36,9 @@ class Library:
 @pytest.mark.parametrize(
     ("flags", "is_integrated", "said"),
     [
-        (0x00, False, f"spin, {BY_DRIVER}"),
-        (0x00, True, f"spin or block, {BY_DRIVER}"),
-        (0x08, False, f"spin, {BY_DRIVER}"),  # CU_CTX_MAP_HOST alone says nothing of it
+        (0x00, False, f"spin {BY_DRIVER}"),
+        (0x00, True, f"spin or block {BY_DRIVER}"),
+        (0x08, False, f"spin {BY_DRIVER}"),  # CU_CTX_MAP_HOST alone says nothing of it
         (0x01, True, "spin"),
         (0x0A, False, "yield"),
         (0x14, True, "block"),
