@@ -100,9 +100,12 @@ def run_sweep(
     folder = Path(spec).absolute().with_suffix("") if output is None else Path(output).absolute()
     resume = resume or retry_failed or retry_throttled
 
+    ids = {case.id for case in cases}
+
     def again(row: Mapping[str, Any]) -> bool:
         failed, throttled = row["status"] != "ok", is_throttled(row)
-        return (retry_failed and failed) or (retry_throttled and throttled)
+        wanted = (retry_failed and failed) or (retry_throttled and throttled)
+        return wanted and row["case"] in ids  # no row would take the place of another one
 
     with Results(folder, resume=resume, again=again) as results:
         known = {row["case"] for row in results.rows}

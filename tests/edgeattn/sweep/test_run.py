@@ -104,6 +104,20 @@ def test_cases_that_were_throttled_run_again_if_that_is_asked_for(swept, tmp_pat
     assert outcome.rows[1]["verdict"] != "throttled"
 
 
+def test_rows_of_cases_that_the_sweep_has_no_more_are_left_alone(swept, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "copy")
+    spec, path = folder / "sweep.toml", folder / "out" / "results.jsonl"
+    rows = [{**row, "verdict": "throttled"} for row in read_rows(path)]
+    rows[3] |= {"status": "failed", "error": {"message": "it crashed", "step": "build"}}
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    spec.write_text(PRODUCT.replace("[1, 3]", "[1]"))
+    of_the_sweep = {case.id for case in expand(read_spec(spec))}
+    outcome = run_sweep(spec, path.parent, retry_failed=True, retry_throttled=True)
+    assert outcome.ran == len(of_the_sweep) == 2
+    others = [row for row in rows if row["case"] not in of_the_sweep]
+    assert [row for row in read_rows(path) if row["case"] not in of_the_sweep] == others
+
+
 def test_a_case_that_fails_is_a_row_and_the_others_go_on(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path, FLOATS.replace("[models", 'resolutions = ["7x7"]\n[models', 1))
