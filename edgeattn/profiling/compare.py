@@ -12,17 +12,22 @@ import numpy as np
 
 from edgeattn.arrays import LABEL_KEY
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
+from edgeattn.bundle.load import engine_target
 from edgeattn.engine.base import Engine
 from edgeattn.engine.batches import BATCH_SIZE
-from edgeattn.engine.load import engine_target
-from edgeattn.errors import DataError
+from edgeattn.errors import DataError, SpecError
 from edgeattn.graph.compare import compare_outputs
 from edgeattn.profiling.comparison.accuracy import Progress, SharedInputs, outputs_of, top1
 from edgeattn.profiling.comparison.differences import differences
 from edgeattn.profiling.comparison.gates import judge
 from edgeattn.profiling.comparison.modules import align_modules
 from edgeattn.profiling.comparison.ratio import Ratio, percentile_ratio
-from edgeattn.profiling.comparison.result import FIGURES, Comparison, Comparisons
+from edgeattn.profiling.comparison.result import (
+    ACCURACY_FIGURES,
+    FIGURES,
+    Comparison,
+    Comparisons,
+)
 from edgeattn.profiling.comparison.sides import Side, letters, side_of_report
 from edgeattn.profiling.comparison.timed import LoadedSide, timed_sides, with_layers
 from edgeattn.profiling.conditions import RELATIVE, Condition
@@ -177,6 +182,7 @@ def compare_many(
         raise DataError(
             "inputs were given, and all that is compared are reports", "leave the inputs out"
         )
+    _check_conditions(conditions, list(sides))
     loop = {"iterations": iterations, "duration_s": duration_s, "warm_up_ms": warm_up_ms}
     options: dict[str, Any] = {"fail_if": list(fail_if), "batch_size": batch_size}
     if engines and inputs is None:
@@ -224,6 +230,22 @@ def _reports(sources: Mapping[str, Source]) -> Iterator[tuple[str, Side]]:
             report = read_report(path)
             file = Parent(path.name, sha256_of_file(path))
             yield letter, side_of_report(report, letter, path.name, file)
+
+
+def _check_conditions(conditions: Sequence[Condition], reports: Sequence[str]) -> None:
+    """Refuse, before anything is measured, conditions on the accuracy of reports.
+
+    Raises:
+        SpecError: If there is one.
+    """
+    for condition in conditions:
+        if condition.name in ACCURACY_FIGURES and reports:
+            verb = "is a report" if len(reports) == 1 else "are reports"
+            raise SpecError(
+                f"the condition {condition} cannot be judged: {', '.join(reports)} {verb}, and "
+                "accuracy takes engines",
+                "give the engines in place of the reports, or leave the condition out",
+            )
 
 
 def _shared_mode(reports: Sequence[Side], has_engines: bool, any_mode: bool) -> str | None:

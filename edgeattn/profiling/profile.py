@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.artifacts import Manifest, Parent
+from edgeattn.bundle.load import engine_target, load
 from edgeattn.engine.base import Engine
-from edgeattn.engine.load import engine_target, load
 from edgeattn.engine.random_inputs import random_inputs, tuned_shapes
 from edgeattn.errors import BoardError, DataError, EdgeAttnError
 from edgeattn.profiling.board.clocks import lock_clocks as locked_clocks

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.artifacts import Manifest
+from edgeattn.bundle.load import load
 from edgeattn.engine.base import Engine
-from edgeattn.engine.load import load
 from edgeattn.engine.tensorrt.inspector import EngineInfo
 from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.profiling.bootstrap import ratio_interval
