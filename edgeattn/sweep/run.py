@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.artifacts import tool_versions
-from edgeattn.errors import SpecError
+from edgeattn.errors import BoardError, SpecError
 from edgeattn.profiling.board.clocks import lock_clocks, restore_clocks
 from edgeattn.profiling.measure import DURATION_S
 from edgeattn.sweep.cases import Case, expand
@@ -169,11 +169,15 @@ class Workbench:
             "engine": str(self.engine(case)),
             "report": str(self.report(case)),
         }
+        left = ""
         try:
-            return self._do(case, task)
+            answer = self._do(case, task)
         finally:
             if case.parameters["measure"].get("lock_clocks"):
-                restore_clocks()  # of a process that was killed; the others have done it
+                left = _unlock()  # of a process that was killed; the others have done it
+        if left and "error" in answer:
+            answer["error"]["message"] += f"; {left}"
+        return answer
 
     def engine(self, case: Case) -> Path:
         """Where the engine of a case is written."""
@@ -187,6 +191,18 @@ class Workbench:
         log = self.folder / "logs" / f"{case.id}.log"
         values = {**task, "case": asdict(case)}
         return run_task(values, log, folder=self.modules, timeout_s=self.timeout_s)
+
+
+def _unlock() -> str:
+    """Restore clocks that a killed process left locked; says why if they cannot be.
+
+    That is no reason to give the other cases up: each restores them again before it locks them.
+    """
+    try:
+        restore_clocks()
+    except BoardError as err:
+        return err.message
+    return ""
 
 
 def make_row(case: Case, answer: Mapping[str, Any], seconds: float) -> Row:

@@ -219,6 +219,24 @@ def test_clocks_are_locked_by_root_alone_and_restored_when_a_case_is_killed(tmp_
     assert restored == [True]
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"result": {}}, {"result": {}}),  # its own process has restored them
+        ({"error": {"message": "killed"}}, {"error": {"message": "killed; a fan is stuck"}}),
+    ],
+)
+def test_clocks_that_cannot_be_restored_cost_no_other_case(tmp_path, monkeypatch, answer, expected):
+    def stuck():
+        raise BoardError("a fan is stuck")
+
+    monkeypatch.setattr("edgeattn.sweep.run.run_task", lambda *_, **__: answer)
+    monkeypatch.setattr("edgeattn.sweep.run.restore_clocks", stuck)
+    spec = write_sweep(tmp_path, FLOATS.replace("[measure]", "[measure]\nlock_clocks = true"))
+    case = expand(read_spec(spec))[0]
+    assert Workbench(tmp_path, tmp_path).measure(case, {}) == expected
+
+
 def test_a_sweep_that_is_killed_goes_on_without_losing_or_doubling_a_case(tmp_path):
     write_sweep(tmp_path, FLOATS.replace("[1, 3]", "[1, 2, 3, 4]"))
     rows = tmp_path / "sweep" / "results.jsonl"
