@@ -114,7 +114,8 @@ class Condition:
         if value is None:
             raise SpecError(
                 f"the condition {self} cannot be judged: this comparison has no {self.name}",
-                "top-1 needs labels or class outputs, centred SQNR two samples, p99 100 queries",
+                "top-1 needs labels or class outputs, centred SQNR two samples, p99 100 queries; "
+                "accuracy two engines, energy a report that has it",
             )
         return self.compare(value)
 

@@ -26,7 +26,11 @@ _WORST: dict[str, Callable[[list[float]], float]] = {
 }
 _LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms", "mean_ms", "cv_percent")
 
-FIGURES = (*_WORST, "top1_a", "top1_b", "top1_drop", "latency_ratio", *_LATENCIES)
+_OWN = ("top1_a", "top1_b", "top1_drop", "latency_ratio")
+_COSTS = ("throughput_qps", "energy_mj")
+
+ACCURACY_FIGURES = (*_WORST, "top1_a", "top1_b", "top1_drop")
+FIGURES = (*_WORST, *_OWN, *_LATENCIES, *_COSTS)
 
 
 @dataclass(frozen=True)
@@ -107,17 +111,18 @@ class Comparison:
         return self.ratios["p50"].value if "p50" in self.ratios else None
 
     def figures(self) -> dict[str, float | None]:
-        """Give every figure a condition may name; of outputs the worst, of latencies B's."""
+        """Give every figure a condition may name; of outputs the worst, of latencies B's.
+
+        `energy_mj` is that of B's report: engines that take turns have none of their own.
+        """
         found: dict[str, float | None] = {}
         for name, worst in _WORST.items():
             values = [getattr(output, name) for output in self.outputs.values()]
             known = [value for value in values if value is not None]
             found[name] = worst(known) if known else None
-        for name in ("top1_a", "top1_b", "top1_drop", "latency_ratio"):
-            found[name] = getattr(self, name)
-        for name in _LATENCIES:
-            found[name] = getattr(self.latency_b, name, None)
-        return found
+        found |= {name: getattr(self, name) for name in _OWN}
+        found |= {name: getattr(self.latency_b, name, None) for name in _LATENCIES}
+        return found | {name: getattr(self.b, name) for name in _COSTS}
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the comparison into JSON values; infinite figures (equal outputs) become null."""

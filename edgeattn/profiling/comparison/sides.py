@@ -66,6 +66,11 @@ class Side:
         of = [parent for role, parent in self.parents.items() if role != "report"]
         return of[0].sha256 if of else ""
 
+    @property
+    def energy_mj(self) -> float | None:
+        """Energy of a query above that of a board at rest; `None` if it is not known."""
+        return self.board.energy.mj if self.board and self.board.energy else None
+
     def to_dict(self) -> dict[str, Any]:
         """Turn what the side is into JSON values, without times and layers."""
         return {
@@ -80,7 +85,7 @@ class Side:
             "machine": machine_name(self.environment),
             "power_mode": self.board.trace.power_mode if self.board else "",
             "verdict": self.board.verdict.to_dict() if self.board else None,
-            "energy_mj": self.board.energy.mj if self.board and self.board.energy else None,
+            "energy_mj": self.energy_mj,
             "throughput_qps": self.throughput_qps,
         }
 

@@ -32,8 +32,7 @@ def statistics(sides: Sequence[Side]) -> Table | None:
         if side.latency is None:
             continue
         values = [getattr(side.latency, key) for key in _STATISTICS]
-        energy = side.board.energy if side.board else None
-        values += [None if energy is None else energy.mj]
+        values.append(side.energy_mj)
         *times, mj = (Cell(number(value), value) for value in values)
         cv = side.latency.cv_percent
         count = side.latency.num_samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgeattn.artifacts import sha256_of_file, write_json
 from edgeattn.engine.base import Engine
 from edgeattn.engine.load import load
 from edgeattn.errors import ArtifactError, DataError, EngineError, SpecError
+from edgeattn.profiling.board.energy import EnergyPerQuery
 from edgeattn.profiling.compare import FIGURES, compare, compare_many
 from edgeattn.profiling.comparison import timed
 from edgeattn.profiling.layers import engine_layers
@@ -22,7 +24,7 @@ from edgeattn.profiling.measurement import Measurement
 from edgeattn.profiling.modes import MODES
 from edgeattn.profiling.profile import profile
 from edgeattn.profiling.report import LatencyReport
-from tests.edgeattn.profiling.comparison.made import layers, report, times
+from tests.edgeattn.profiling.comparison.made import board, layers, report, times
 from tests.graphs import WEIGHT, classifier, logits_of, save
 
 QUICK: dict[str, Any] = {"iterations": 12, "duration_s": 0, "warm_up_ms": 0, "threads": 1}
@@ -209,6 +211,15 @@ def test_engines_are_watched_while_they_are_timed(graphs: list[Path]) -> None:
     assert found.b.board.energy is None
 
 
+def test_what_the_report_of_a_candidate_costs_is_a_figure_to_fail_on() -> None:
+    cost = EnergyPerQuery(31.5, 0.4, 52.0, 4600.0, 11800.0, "VDD_IN", "made up", 1400, 15.0)
+    b = report(FAST, board=replace(board(), energy=cost))
+    found = compare(report(SLOW), b, fail_if=["energy_mj > 30", "throughput_qps < 200"])
+    assert found.violations == ("energy_mj > 30: it is 31.5",)
+    with pytest.raises(SpecError, match="has no energy_mj"):
+        compare(b, report(SLOW), fail_if=["energy_mj > 30"])
+
+
 def test_too_few_queries_of_a_percentile_are_no_reason_to_fail() -> None:
     a, b = report(times(150)), report(times(150, 9.0))
     found = compare(a, b, fail_if=["p99 > +5%", "p50 > +5%"])
@@ -234,6 +245,14 @@ def test_what_cannot_be_compared_is_refused(graphs: list[Path], tmp_path: Path) 
     (tmp_path / "half.json").write_text('{"manifest": ')
     with pytest.raises(ArtifactError, match="is not a latency report"):
         compare(graphs[0], tmp_path / "half.json")
+
+
+def test_accuracy_of_reports_is_no_gate_and_that_is_told_before_any_work(
+    graphs: list[Path], asked: list[list[str]]
+) -> None:
+    with pytest.raises(SpecError, match="sqnr_db < 30 cannot be judged: C is a report"):
+        compare_many(graphs[0], [graphs[1], report(FAST)], {"x": X}, fail_if=["sqnr_db < 30"])
+    assert asked == []
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_any_work(
