@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,32 +18,28 @@ from edgeattn.artifacts import (
     atomic_path,
     check_writable,
     json_bytes,
-    open_for_reading,
-    sha256_of_bytes,
     sha256_of_file,
 )
 from edgeattn.bundle.archive import write_archive
+from edgeattn.bundle.contents import Contents
 from edgeattn.bundle.format import (
     GOLDEN_INPUTS,
     GOLDEN_OUTPUTS,
     GRAPH,
-    LABELS,
     MANIFEST,
     PLUGIN_LIBRARY,
     PLUGIN_SOURCE,
     PORTABLE,
-    POSTPROCESS,
     PREPROCESS,
     SIGNATURE,
     TABLE,
-    WEIGHTS,
-    BundleEntry,
     BundleManifest,
     check_bundle_name,
     check_entries,
 )
 from edgeattn.bundle.golden import Golden, make_golden, run_golden
 from edgeattn.bundle.plugins import describe_library, plugin_source_files
+from edgeattn.bundle.read import Bundle
 from edgeattn.bundle.recipe import Recipe
 from edgeattn.bundle.sign import fingerprint, read_private_key
 from edgeattn.engine.load import load
@@ -53,7 +48,6 @@ from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.errors import ArtifactError, DataError, TableError
 from edgeattn.graph.files import (
     embedded_manifest,
-    graph_files,
     graph_sha256,
     input_specs,
     load_graph,
@@ -64,7 +58,7 @@ from edgeattn.graph.passes.decompose import decompose
 
 Progress = Callable[[int, "int | None", str], None]
 PluginChoice = Literal["auto", "source", "none"]
-_STEPS = 5
+_STEPS = 3
 
 
 def write_bundle(
@@ -136,127 +130,110 @@ def write_bundle(
     )
     step = _Steps(progress)
     with tempfile.TemporaryDirectory(prefix=".edgeattn-", dir=output.absolute().parent) as folder:
-        typed, float_graph = graph, None if portable is None else Path(portable)
-        if precision is not None:
-            from edgeattn.calibration.quantize import quantize
-
-            step("quantize")
-            typed = Path(folder) / graph.name
-            quantize(graph, typed, table=table, precision=precision)
-            float_graph = float_graph or graph
-        contents = _Contents()
-        model = load_graph(typed)
-        contents.add_graph("graph", GRAPH, typed)
-        step("portable graph")
-        standard = _write_portable(model, typed, float_graph, Path(folder))
-        if standard is not None:
-            contents.add_graph("portable", PORTABLE, standard)
-        parents = {"graph": Parent(graph.name, graph_sha256(graph))}
-        if float_graph is not None and float_graph != graph:
-            parents["portable"] = Parent(float_graph.name, graph_sha256(float_graph))
-        if table is not None:
-            table = Path(table)
-            _check_table(table, model, typed)
-            contents.add("calib.json", TABLE, table)
-            parents["table"] = Parent(table.name, sha256_of_file(table))
+        step("read the graph")
+        sources = _read_sources(graph, table, precision, portable, Path(folder))
+        contents = Contents()
+        contents.add_graph("graph", GRAPH, sources.typed)
+        if sources.standard is not None:
+            contents.add_graph("portable", PORTABLE, sources.standard)
+        if sources.table is not None:
+            contents.add("calib.json", TABLE, sources.table)
+        inputs = [asdict(spec) for spec in input_specs(sources.model)]
+        contents.add("preprocess.json", PREPROCESS, json_bytes({"inputs": inputs}))
         step("golden tensors")
-        options = recipe.tensorrt.options
-        golden = make_golden(
-            typed,
-            golden_inputs,
-            shapes=[options.profiles[0].opt] if options.profiles else (),
-            seed=seed,
-            tf32=options.tf32,
-        )
-        report = _report(golden, standard if float_graph is not None else None)
-        specs = {"inputs": [asdict(spec) for spec in input_specs(model)]}
-        contents.add("preprocess.json", PREPROCESS, json_bytes(specs))
+        golden = _golden(sources.typed, recipe, golden_inputs, seed)
+        report = _report(golden, sources.standard if sources.is_compared else None)
         if labels is not None:
             contents.add_labels(Path(labels), golden)
         for role, arrays in ((GOLDEN_INPUTS, golden.inputs), (GOLDEN_OUTPUTS, golden.outputs)):
             file = Path(folder) / f"{role}.npz"
             write_arrays(file, arrays)
             contents.add(f"golden/{role.removeprefix('golden-')}.npz", role, file)
-        is_needed = recipe.uses_plugin and engine != "cpu" and bool(attention_nodes(model))
+        is_needed = recipe.uses_plugin and engine != "cpu" and bool(attention_nodes(sources.model))
         if plugin == "source" or (plugin == "auto" and is_needed and not libraries):
             for entry, path in plugin_source_files():
                 contents.add(f"plugin/source/{entry}", PLUGIN_SOURCE, path)
         for library, path in zip(recipe.libraries, libraries, strict=True):
             contents.add(library.name, PLUGIN_LIBRARY, Path(path))
-        step("write")
+        options = {
+            "precision": precision,
+            "golden": f"random, seed {seed}" if golden_inputs is None else "given",
+            "key": fingerprint(private_key.public_key()) if private_key else None,
+        }
         manifest = BundleManifest(
             name,
             tuple(contents.entries),
             recipe.to_dict(),
             golden.tolerances,
-            Manifest(
-                "bundle",
-                parents,
-                target=", ".join(targets),
-                options={
-                    "precision": precision,
-                    "golden": f"random, seed {seed}" if golden_inputs is None else "given",
-                    "key": fingerprint(private_key.public_key()) if private_key else None,
-                },
-                report=report,
-            ),
+            Manifest("bundle", sources.parents, ", ".join(targets), options, report),
         )
         check_entries(manifest.entries)
+        step("write")
         data = manifest.to_bytes()
         head: list[tuple[str, bytes | Path]] = [(MANIFEST, data)]
         if private_key is not None:
             head.append((SIGNATURE, private_key.sign(data)))
         with atomic_path(output) as temporary:
             write_archive(temporary, [*head, *contents.files])
-        step("write")
+            Bundle.open(temporary).close()  # what cannot be opened is never put in place
+        step("written")
     return manifest
 
 
-class _Contents:
-    """The files of a bundle, with what the manifest says of them."""
+@dataclass(frozen=True)
+class _Sources:
+    """What a bundle is made from.
 
-    def __init__(self) -> None:
-        self.entries: list[BundleEntry] = []
-        self.files: list[tuple[str, bytes | Path]] = []
+    Attributes:
+        typed: The graph that the board builds.
+        model: It, read.
+        standard: The same, or the graph that it was quantized from, in standard operators; `None`
+            if the typed one is that already.
+        is_compared: Whether the standard one is another graph, to be compared with.
+        table: The calibration table.
+        parents: The files given, by role.
+    """
 
-    def add(self, name: str, role: str, content: bytes | Path) -> None:
-        """Take a file; a path is read again when the bundle is written."""
-        if isinstance(content, bytes):
-            entry = BundleEntry(name, sha256_of_bytes(content), len(content), role)
-        else:
-            entry = BundleEntry(name, *_hash_and_size(content), role)
-        self.entries.append(entry)
-        self.files.append((name, content))
+    typed: Path
+    model: onnx.ModelProto
+    standard: Path | None
+    is_compared: bool
+    table: Path | None
+    parents: dict[str, Parent]
 
-    def add_graph(self, folder: str, role: str, path: Path) -> None:
-        """Take a graph and its weights, which it calls by their names."""
-        first, *weights = graph_files(path)
-        self.add(f"{folder}/{role}.onnx", role, first)
-        for file in weights:
-            self.add(f"{folder}/{file.relative_to(path.parent).as_posix()}", WEIGHTS, file)
 
-    def add_labels(self, path: Path, golden: Golden) -> None:
-        """Take the names of classes, and which output they are of.
+def _read_sources(
+    graph: Path,
+    table: Path | str | None,
+    precision: str | None,
+    portable: Path | str | None,
+    folder: Path,
+) -> _Sources:
+    """Quantize the graph if that is asked for, and write it in standard operators."""
+    typed, float_graph = graph, None if portable is None else Path(portable)
+    if precision is not None:
+        from edgeattn.calibration.quantize import quantize
 
-        Raises:
-            DataError: If no output, or more than one, has as many classes.
-        """
-        with open_for_reading(path) as stream:
-            try:
-                lines = [line.strip() for line in stream.read().decode().splitlines()]
-            except UnicodeDecodeError as err:
-                raise DataError(f"the labels {path} are no UTF-8 text: {err}") from err
-        names = [line for line in lines if line]
-        fitting = [name for name, a in golden.outputs.items() if a.shape[-1:] == (len(names),)]
-        if len(fitting) != 1:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in golden.outputs.items())
-            raise DataError(
-                f"{path} names {len(names)} classes; expected as many as one output has: {shapes}",
-                "write one class a line, in the order of the output",
-            )
-        classes = {"kind": "classification", "output": fitting[0], "labels": "labels.txt"}
-        self.add("postprocess.json", POSTPROCESS, json_bytes(classes))
-        self.add("labels.txt", LABELS, "".join(f"{name}\n" for name in names).encode())
+        typed = folder / graph.name
+        quantize(graph, typed, table=table, precision=precision)
+        float_graph = float_graph or graph
+    model = load_graph(typed)
+    parents = {"graph": Parent(graph.name, graph_sha256(graph))}
+    if float_graph is not None and float_graph != graph:
+        parents["portable"] = Parent(float_graph.name, graph_sha256(float_graph))
+    if table is not None:
+        table = Path(table)
+        _check_table(table, model, typed)
+        parents["table"] = Parent(table.name, sha256_of_file(table))
+    standard = _write_portable(model, typed, float_graph, folder)
+    return _Sources(typed, model, standard, float_graph is not None, table, parents)
+
+
+def _golden(typed: Path, recipe: Recipe, inputs: Arrays | None, seed: int) -> Golden:
+    """Compute golden tensors, of the shapes that the engine is tuned for."""
+    options = recipe.tensorrt.options
+    shapes = [options.profiles[0].opt] if options.profiles else ()
+    return make_golden(typed, inputs, shapes=shapes, seed=seed, tf32=options.tf32)
 
 
 class _Steps:
@@ -267,17 +244,8 @@ class _Steps:
 
     def __call__(self, what: str) -> None:
         if self._progress is not None:
-            self._progress(min(self._done, _STEPS), _STEPS, what)
+            self._progress(self._done, _STEPS, what)
         self._done += 1
-
-
-def _hash_and_size(path: Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with open_for_reading(path) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size
 
 
 def _write_portable(
