@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 )
 @public_key_option
 @shapes_option
+@click.option(
+    "--no-doctor",
+    is_flag=True,
+    help="Go on without examining the board first; what the doctor calls an error ends it else.",
+)
 @timing_options
 @click.option(
     "-o",
@@ -59,6 +64,7 @@ def command(
     wheelhouse: Path | None,
     public_key: Path | None,
     shapes: dict[str, tuple[int, ...]],
+    no_doctor: bool,
     iterations: int,
     duration: float,
     warm_up: float,
@@ -95,6 +101,7 @@ def command(
                 *("--duration", f"{duration:g}"),
                 *("--warm-up", f"{warm_up:g}"),
             ),
+            examine=not no_doctor,
             output=output,
         )
 

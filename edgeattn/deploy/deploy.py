@@ -17,8 +17,10 @@ from typing import Any
 
 from edgeattn.artifacts import write_bytes
 from edgeattn.bundle.read import Bundle
+from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy.measured_shapes import measured_shapes
-from edgeattn.deploy.plan import FETCHED, REPORT, Shipment, make_plan, make_shipment
+from edgeattn.deploy.pieces import Piece
+from edgeattn.deploy.plan import FETCHED, REPORT, check_target, make_plan, make_shipment
 from edgeattn.deploy.remote import RETRY_S, RemoteBoard
 from edgeattn.deploy.ssh import Connection
 from edgeattn.deploy.wheel import pack_wheel, wheel_name
@@ -120,6 +122,7 @@ def deploy(
     public_key: Path | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     profile_arguments: Sequence[str] = (),
+    examine: bool = True,
     output: Path = Path("deployed"),
     notify: Notify = lambda progress: None,
 ) -> list[Deployment]:
@@ -133,6 +136,7 @@ def deploy(
         public_key: Refuse the bundle, here and on the boards, if it is not signed with its key.
         shapes: Shapes to measure with, by input name; by default those of the bundle.
         profile_arguments: Other options of `edgeattn profile` on the boards.
+        examine: Run the doctor on each board first; its errors end the deployment there.
         output: Where the boards' manifests, reports and logs go, each into a folder of its name.
         notify: Called as the boards proceed, from several threads.
 
@@ -142,9 +146,11 @@ def deploy(
     Raises:
         ArtifactError: If the bundle is refused, or a file cannot be read.
         DeployError: If a board cannot be reached: none is changed then.
+        TargetError: If the bundle is not for one of the boards.
     """
     with Bundle.open(bundle, public_key) as opened:  # what a board would refuse is refused here
         sizes = measured_shapes(opened) if shapes is None else shapes
+        recipe = Recipe.from_dict(opened.manifest.build, str(bundle))
     texts = [f"{name}:{'x'.join(map(str, shape))}" for name, shape in sizes.items()]
     arguments = [*profile_arguments, *(word for text in texts for word in ("--shapes", text))]
     with contextlib.ExitStack() as stack:
@@ -154,14 +160,17 @@ def deploy(
         shipment = make_shipment(bundle, wheel, wheelhouse=wheelhouse, public_key=public_key)
         boards = stack.enter_context(connected(destinations, reach, notify))
         # One after the other: a passphrase may be asked for.
-        looks = []
+        plans = []
         for connection, board in boards:
             notify(BoardProgress(connection.name, "connect"))
-            looks.append(board.look())
+            facts = board.look()
+            check_target(recipe, facts, connection.name)
+            plans.append(make_plan(shipment, facts, arguments, examine=examine))
+        pieces = [piece for pieces in shipment.pieces.values() for piece in pieces]
         with ThreadPoolExecutor(len(boards)) as pool:
             futures = [
-                pool.submit(_deploy_one, *board, look, shipment, arguments, output, notify)
-                for board, look in zip(boards, looks, strict=True)
+                pool.submit(_deploy_one, *board, plan, pieces, output, notify)
+                for board, plan in zip(boards, plans, strict=True)
             ]
             return [future.result() for future in futures]
 
@@ -205,19 +214,15 @@ def connected(
 def _deploy_one(
     connection: Connection,
     board: RemoteBoard,
-    facts: dict[str, Any],
-    shipment: Shipment,
-    profile_arguments: Sequence[str],
+    plan: dict[str, Any],
+    pieces: list[Piece],
     output: Path,
     notify: Notify,
 ) -> Deployment:
     """Deploy to one board; what goes wrong is part of what is returned."""
     name, destination = connection.name, connection.destination
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"id": plan["id"], "folder": plan["folder"]}
     try:
-        plan = make_plan(shipment, facts, profile_arguments)
-        known |= {"id": plan["id"], "folder": f"{facts['folder']}/deployments/{plan['id']}"}
-        pieces = [piece for pieces in shipment.pieces.values() for piece in pieces]
         known["sent_bytes"] = board.upload(
             pieces, lambda done, total: notify(BoardProgress(name, "upload", done, total))
         )

@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeattn.artifacts import sha256_of_bytes, sha256_of_file
+from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy.pieces import Piece, cut
 from edgeattn.deploy.requirements import board_requirements
-from edgeattn.errors import DeployError
+from edgeattn.errors import DeployError, TargetError
+from edgeattn.targets import target_of_model
 
 BUNDLE, PUBLIC_KEY = "bundle.zip", "public-key.pem"
 ENGINE, REPORT, EXAMINATION = "model.engine", "model.profile.json", "doctor.json"
@@ -85,7 +87,11 @@ def make_shipment(
 
 
 def make_plan(
-    shipment: Shipment, facts: Mapping[str, Any], profile_arguments: Sequence[str] = ()
+    shipment: Shipment,
+    facts: Mapping[str, Any],
+    profile_arguments: Sequence[str] = (),
+    *,
+    examine: bool = True,
 ) -> dict[str, Any]:
     """Write down a deployment for one board.
 
@@ -97,6 +103,7 @@ def make_plan(
         shipment: What is sent.
         facts: What the board is, as `onboard.facts` tells it, with its `folder`.
         profile_arguments: Options of `edgeattn profile`.
+        examine: Run the doctor first, whose errors end the deployment.
 
     Returns:
         The plan as `onboard.work` reads it.
@@ -114,10 +121,12 @@ def make_plan(
     signed = ["--public-key", PUBLIC_KEY] if PUBLIC_KEY in shipment.files else []
     install = [str(venv / "bin/python"), "-m", "pip", "install"]
     offline = ["--no-index", "--find-links", str(here / "wheels")] if shipment.is_offline else []
+    doctor = [launcher, "doctor", "--json"]
     wheel = str(here / shipment.wheel)
     extras = f"[{','.join(needs.extras)}]" if needs.extras else ""
     return {
         "id": name,
+        "folder": str(here),
         "bundle": shipment.bundle.name,
         "environment": str(venv),
         "files": [
@@ -144,7 +153,7 @@ def make_plan(
                 ],
                 "creates": [str(venv / "bin/edgeattn")],
             },
-            _step(here, "doctor", [launcher, "doctor", "--json"], EXAMINATION, output=EXAMINATION),
+            *[_step(here, "doctor", doctor, EXAMINATION, output=EXAMINATION)] * examine,
             _step(
                 here,
                 "build",
@@ -161,6 +170,28 @@ def make_plan(
         ],
         "results": list(RESULTS),
     }
+
+
+def check_target(recipe: Recipe, facts: Mapping[str, Any], board: str) -> None:
+    """Refuse a bundle that is for other boards, before anything is sent.
+
+    A board that is not known, or that builds for its CPU, is left to judge for itself.
+
+    Args:
+        recipe: How the bundle is built.
+        facts: What the board is, as `onboard.facts` tells it.
+        board: Its name, for the message.
+
+    Raises:
+        TargetError: If the bundle names boards, and this is none of them.
+    """
+    target = target_of_model(facts["model"])
+    builds_plan = recipe.engine == "tensorrt" or (recipe.engine == "auto" and facts["tensorrt"])
+    if target and builds_plan and recipe.targets and target.name not in recipe.targets:
+        raise TargetError(
+            f"the bundle is for {', '.join(recipe.targets)}, and {board} is a {target.name}",
+            f"make it with --target {target.name}, or without --target for any",
+        )
 
 
 def _step(

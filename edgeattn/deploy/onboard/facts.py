@@ -22,7 +22,8 @@ def read_facts(root: Path) -> dict[str, Any]:
     Returns:
         `python` and its `executable`; `machine` as `uname -m` says it; `tensorrt`, the version that
         the board's own Python imports, or empty; `cuda`, what the driver supports, or empty; `l4t`,
-        the first line of its release file, or empty; `free_bytes` of the folder's disk.
+        the first line of its release file, and `model`, what its device tree calls it, or empty;
+        `free_bytes` of the folder's disk.
     """
     place = root
     while not place.exists():
@@ -34,6 +35,7 @@ def read_facts(root: Path) -> dict[str, Any]:
         "tensorrt": _tensorrt(),
         "cuda": _driver_cuda(),
         "l4t": _first_line(Path("/etc/nv_tegra_release")),
+        "model": _first_line(Path("/proc/device-tree/model")).strip("\0"),
         "free_bytes": shutil.disk_usage(place).free,
     }
 

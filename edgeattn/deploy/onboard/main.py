@@ -16,6 +16,7 @@ from typing import Any
 
 from edgeattn.deploy.onboard import store, work
 from edgeattn.deploy.onboard.facts import read_facts
+from edgeattn.deploy.onboard.failures import explain
 from edgeattn.deploy.onboard.folder import FINISHED, Folder, read_json
 from edgeattn.deploy.onboard.follow import follow
 from edgeattn.deploy.onboard.talk import RefusedError, say
@@ -142,7 +143,7 @@ def _run_doctor(command: list[str], variables: dict[str, str]) -> dict[str, Any]
     try:
         values = json.loads(done.stdout)
     except ValueError:
-        raise work.explain("doctor", done.returncode, done.stderr.splitlines()) from None
+        raise explain("doctor", done.returncode, done.stderr.splitlines()) from None
     return {"examination": values}
 
 

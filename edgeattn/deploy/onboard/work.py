@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -21,14 +20,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeattn.deploy.onboard import store
+from edgeattn.deploy.onboard.failures import explain
 from edgeattn.deploy.onboard.folder import FINISHED, Folder, read_json, write_json
 from edgeattn.deploy.onboard.talk import RefusedError, read_message
 
 EVENTS = "events.jsonl"
 _CUDA = "/usr/local/cuda/bin"  # of JetPack; not on the path of a session without a terminal
 _LAST_LINES = 60
-_ERROR = re.compile(r"^(?:Error|ERROR): (?P<text>.*)")
-_HINT = re.compile(r"^hint: (?P<text>.*)")
 
 
 class Worker:
@@ -182,26 +180,6 @@ class Worker:
     def _tell(self, **values: Any) -> None:
         with (self.here / EVENTS).open("a") as events:
             events.write(json.dumps(values) + "\n")
-
-
-def explain(step: str, code: int, lines: list[str]) -> RefusedError:
-    """Turn a command's exit code and last lines into one sentence and a hint."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        if name == "SIGKILL":
-            return RefusedError(
-                f"the step {step} was killed, as the system does when memory runs out",
-                "stop what else runs there, or add swap: edgeattn doctor USER@HOST tells how",
-            )
-        return RefusedError(f"the step {step} was ended by {name}")
-    hint = ""
-    for line in reversed(lines):
-        if found := _HINT.match(line):
-            hint = hint or found["text"]
-        elif found := _ERROR.match(line):
-            return RefusedError(f"the step {step} failed: {found['text']}", hint)
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    return RefusedError(f"the step {step} failed with exit code {code}: {said}", hint)
 
 
 def caches(folder: Folder) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from edgeattn.deploy.onboard import store, talk, work
+from edgeattn.deploy.onboard.failures import explain
 from edgeattn.deploy.onboard.folder import FINISHED, Folder, read_json, write_json
 from edgeattn.deploy.onboard.talk import RefusedError
 from edgeattn.deploy.program import bootstrap, program
@@ -323,12 +324,58 @@ def test_output_goes_to_its_own_file_and_progress_to_the_events(folder: Folder) 
 
 
 def test_a_killed_step_says_memory_and_others_their_last_line() -> None:
-    assert "killed, as the system does when memory" in work.explain("build", -9, []).message
-    assert work.explain("build", -11, []).message == "the step build was ended by SIGSEGV"
-    pip = ["ERROR: Could not find a version that satisfies the requirement onnx", "note", ""]
-    assert "Could not find a version" in work.explain("environment", 1, pip).message
-    assert work.explain("build", 3, ["one", "two", ""]).message.endswith("exit code 3: two")
-    assert work.explain("build", 3, []).message.endswith("it said nothing")
+    assert "killed, as the system does when memory" in explain("build", -9, []).message
+    assert explain("build", -11, []).message == "the step build was ended by SIGSEGV"
+    assert explain("build", 3, ["one", "two", ""]).message.endswith("exit code 3: two")
+    assert explain("build", 3, []).message.endswith("it said nothing")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message", "hint"),
+    [
+        # As Python 3.10 of Ubuntu 22.04, pip 22.0 and g++ 11 print them.
+        (
+            [
+                "The virtual environment was not created successfully because ensurepip is not",
+                "available.  On Debian/Ubuntu systems, you need to install the python3-venv",
+                "Failing command: /home/ann/edgeattn/venvs/x/bin/python3",
+            ],
+            "the board's Python cannot make environments",
+            "sudo apt install python3-venv",
+        ),
+        (
+            [
+                "WARNING: Retrying (Retry(total=0)) after connection broken by "
+                "'NewConnectionError('<pip._vendor.urllib3.connection.HTTPSConnection>: Failed to "
+                "establish a new connection: [Errno 101] Network is unreachable')': /simple/onnx/",
+                "ERROR: Could not find a version that satisfies the requirement onnx>=1.17",
+                "ERROR: No matching distribution found for onnx>=1.17",
+            ],
+            "pip reaches no network from the board: No matching distribution found for onnx>=1.17",
+            "--wheelhouse",
+        ),
+        (
+            [
+                "src/cpp/cuda.hpp:14:10: fatal error: cuda.h: No such file or directory",
+                "ERROR: Could not build wheels for pycuda",
+            ],
+            "for CUDA's headers are missing",
+            "nvidia-jetpack",
+        ),
+        (
+            ["OSError: [Errno 28] No space left on device", "ERROR: Could not install packages"],
+            "the board's disk is full",
+            "--folder",
+        ),
+        (["ERROR: No matching distribution found for onnx"], "failed: No matching dist", ""),
+    ],
+)
+def test_what_others_say_at_length_becomes_one_sentence(
+    lines: list[str], message: str, hint: str
+) -> None:
+    err = explain("environment", 1, lines)
+    assert message in err.message
+    assert hint in err.hint
 
 
 def test_caches_stay_in_the_folder_and_the_launcher_sets_them(folder: Folder) -> None:

@@ -14,17 +14,19 @@ from typing import Any
 import pytest
 
 import edgeattn
+from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy import plan as plans
-from edgeattn.deploy.plan import make_plan, make_shipment
+from edgeattn.deploy.plan import check_target, make_plan, make_shipment
 from edgeattn.deploy.requirements import Requirements, board_requirements
 from edgeattn.deploy.wheel import pack_wheel, wheel_name
-from edgeattn.errors import DeployError
+from edgeattn.errors import DeployError, TargetError
 
 CHECKOUT = Path(edgeattn.__file__).parents[1]
 FACTS = {
     "folder": "/home/me/edgeattn", "python": "3.10.12", "executable": "/usr/bin/python3",
     "machine": "aarch64", "tensorrt": "10.3.0", "cuda": "12.6",
-    "l4t": "# R36 (release), REVISION: 4.3", "free_bytes": 1 << 40, "deployed": None,
+    "l4t": "# R36 (release), REVISION: 4.3", "model": "NVIDIA Jetson Orin Nano",
+    "free_bytes": 1 << 40, "deployed": None,
 }  # fmt: skip
 
 
@@ -212,3 +214,31 @@ def test_a_public_key_goes_along(shipped: Any, tmp_path: Path) -> None:
     (command,) = step(plan, "build")["commands"]
     assert command[3:5] == ["--public-key", "public-key.pem"]
     assert "public-key.pem" in [file["name"] for file in plan["files"]]
+
+
+def test_the_doctor_may_be_left_out(shipped: Any) -> None:
+    plan = make_plan(shipped(), FACTS, examine=False)
+    assert [step["name"] for step in plan["steps"]] == ["environment", "build", "profile"]
+    assert plan["id"] == make_plan(shipped(), FACTS)["id"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "targets", "model", "is_refused"),
+    [
+        ("auto", ("jetson-thor",), "NVIDIA Jetson Orin Nano Developer Kit", True),
+        ("tensorrt", ("jetson-thor", "desktop"), "NVIDIA Jetson AGX Orin", True),
+        ("auto", ("jetson-orin-nano",), "NVIDIA Jetson Orin Nano Developer Kit", False),
+        ("auto", (), "NVIDIA Jetson Orin Nano Developer Kit", False),
+        ("cpu", ("jetson-thor",), "NVIDIA Jetson Orin Nano Developer Kit", False),
+        ("auto", ("jetson-thor",), "", False),
+    ],
+)
+def test_a_bundle_for_another_board_is_refused_before_it_is_sent(
+    engine: str, targets: tuple[str, ...], model: str, is_refused: bool
+) -> None:
+    facts = FACTS | {"model": model}
+    if is_refused:
+        with pytest.raises(TargetError, match=r"the bundle is for jetson-thor.*, and orin-a is a"):
+            check_target(Recipe(engine, targets), facts, "orin-a")
+    else:
+        check_target(Recipe(engine, targets), facts, "orin-a")
