@@ -2,7 +2,7 @@
 
 The child reads one task from stdin and writes one answer to what was its stdout; everything else
 that it or a library prints goes to its log. It ends when its stdin closes: no child outlives a
-sweep that was killed.
+sweep that was killed, nor do clocks that it had locked stay so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from edgeattn.errors import EdgeAttnError
 from edgeattn.sweep.cases import Case
 
 _LAST_WORDS = 2000
+# What a child may take to restore clocks when its parent is gone.
+_LAST_S = 60.0
 
 
 def run_task(
@@ -141,6 +144,8 @@ def _main() -> NoReturn:
                 "is_bug": not is_ours and not isinstance(err, MemoryError),
             }
         }
+    except SystemExit:  # the parent is gone, and what was locked is not any more
+        os._exit(1)
     answer.write(json.dumps(values).encode())
     answer.flush()
     sys.stderr.flush()
@@ -163,6 +168,9 @@ def _do(task: Mapping[str, Any], step: Any) -> dict[str, Any]:
 def _die_with_parent() -> NoReturn:
     while os.read(0, 4096):
         pass
+    # It ends at once, or where clocks are locked unwinds the main thread, which restores them.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_S)
     os._exit(1)
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from edgeattn.sweep.process import run_task
+from tests.edgeattn.profiling.board.boards import write
 
 CASE = {"id": "a", "parameters": {}, "parents": {}, "files": {}}
 
@@ -45,12 +46,20 @@ def test_a_task_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     assert time.monotonic() - begin < 30
 
 
-def test_no_child_outlives_a_parent_that_is_killed(tmp_path):
+def test_no_child_outlives_a_parent_that_is_killed_nor_leaves_clocks_locked(tmp_path, monkeypatch):
+    governor = tmp_path / "root/sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    known = {governor.name: "powersave", "scaling_available_governors": "performance powersave"}
+    write(governor.parent, known)
+    monkeypatch.setenv("PATH", "")  # no tool of a board or a graphics card
     (tmp_path / "slow.py").write_text(
         "import os, time\n"
+        "from pathlib import Path\n"
+        "from edgeattn.profiling.board.clocks import lock_clocks\n"
+        "os.geteuid = lambda: 0\n"
         "def model():\n"
-        "    open('pid', 'w').write(str(os.getpid()))\n"
-        "    time.sleep(60)\n"
+        "    with lock_clocks(Path('root'), Path('state')):\n"
+        "        Path('pid').write_text(str(os.getpid()))\n"
+        "        time.sleep(60)\n"
     )
     parameters = {
         "inputs": [["x", [1, 2]]],
@@ -67,9 +76,11 @@ def test_no_child_outlives_a_parent_that_is_killed(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     pid = tmp_path / "pid"
     wait_for(lambda: pid.exists() and pid.read_text())
+    assert governor.read_text() == "performance"
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    wait_for(lambda: not is_running(int(pid.read_text())))
+    wait_for(lambda: not is_running(int(pid.read_text())), seconds=30)  # of the 60 that it may
+    assert governor.read_text() == "powersave"
 
 
 def is_running(pid):
