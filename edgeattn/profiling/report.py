@@ -143,7 +143,9 @@ class LatencyReport:
                 builds=_read(values, "builds", RepeatedBuilds.from_dict),
                 build_report=values.get("build_report") or {},
             )
-        except (KeyError, TypeError, AttributeError) as err:
+        except ArtifactError as err:  # of a part, which does not know where it stands
+            raise ArtifactError(f"{source} is a malformed latency report: {err.message}") from err
+        except (KeyError, TypeError, AttributeError, IndexError) as err:
             raise ArtifactError(f"{source} is a malformed latency report: {err!r}") from err
 
 

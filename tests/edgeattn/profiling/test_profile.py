@@ -509,6 +509,19 @@ def test_what_is_no_report_is_refused(tmp_path: Path, values: object) -> None:
         read_report(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"window_ns": [1]}, {"inputs": {"x": 7}}, {"latency": []}, {"sustained": {"minutes": []}}],
+)
+def test_a_part_that_is_none_is_refused_with_the_name_of_the_file(
+    engine: Path, change: dict[str, Any]
+) -> None:
+    path = engine.with_name("r.json")
+    path.write_text(json.dumps(profile(engine, **QUICK).to_dict() | change))
+    with pytest.raises(ArtifactError, match=r"r\.json is a malformed latency report: "):
+        read_report(path)
+
+
 def test_a_report_of_another_format_version_is_refused(engine: Path) -> None:
     values = profile(engine, **QUICK).to_dict()
     values["manifest"] = values["manifest"] | {"format_version": 7}
