@@ -98,9 +98,9 @@ def _ratio_figure(pair: Comparison, name: str, words: str) -> list[Figure]:
     ratio = pair.ratios[name]
     sure = ratio.missing
     if ratio.interval:
-        low, high = (number(bound, 3) for bound in ratio.interval)
+        low, high = (f"{bound:.3f}" for bound in ratio.interval)
         sure = f"{low} to {high} with 95 % confidence"
-    return [Figure(words, number(ratio.value, 3), "times", sure)]
+    return [Figure(words, f"{ratio.value:.3f}", "times", sure)]
 
 
 def _gate(pair: Comparison, gate: Gate) -> dict[str, str]:

@@ -22,7 +22,7 @@ from edgeattn.profiling.page.plot import (
     line,
     upright,
 )
-from edgeattn.profiling.page.words import milliseconds, number, percentile_name, queries
+from edgeattn.profiling.page.words import milliseconds, percentile_name, queries
 from edgeattn.profiling.stats import percentile_ms
 
 SHOWN = ("p50", "p99")
@@ -99,10 +99,10 @@ def forest(found: Comparisons) -> Plot | None:
     for row, (pair, index, name) in enumerate(rows):
         ratio = pair.ratios[name]
         level = SIZE - y.middle(row)
-        tip = f"{pair.b.name}: {percentile_name(name)} is {number(ratio.value, 3)} of A's"
+        tip = f"{pair.b.name}: {percentile_name(name)} is {ratio.value:.3f} of A's"
         if ratio.interval:
             low, high = ratio.interval
-            tip += f", {number(low, 3)} to {number(high, 3)} with 95 % confidence"
+            tip += f", {low:.3f} to {high:.3f} with 95 % confidence"
             span = line([(x.at(low), level), (x.at(high), level)])
             marks.append(Mark(span, f"interval {colour(index)}", tip))
         marks.append(Mark(dots([(x.at(ratio.value), level)]), f"point size2 {colour(index)}", tip))
@@ -116,7 +116,7 @@ def forest(found: Comparisons) -> Plot | None:
         note="Dots: the ratio of the two percentiles. Lines: where it lies with 95 % confidence. "
         "Dotted: as fast as A.",
         describe="; ".join(
-            f"{name}: {number(pair.ratios[key].value, 3)}"
+            f"{name}: {pair.ratios[key].value:.3f}"
             for name, (pair, _, key) in zip(names, rows, strict=True)
         ),
     )

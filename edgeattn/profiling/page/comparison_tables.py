@@ -48,7 +48,10 @@ def ratios(pairs: Sequence[Comparison]) -> Table | None:
     for pair in pairs:
         for name, ratio in pair.ratios.items():
             low, high = ratio.interval or (None, None)
-            cells = [Cell(number(value, 3), value) for value in (ratio.value, low, high)]
+            cells = [
+                Cell(NOTHING if value is None else f"{value:.3f}", value)
+                for value in (ratio.value, low, high)
+            ]
             change = 100 * (ratio.value - 1)
             rows.append(
                 [
