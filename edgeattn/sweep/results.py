@@ -78,12 +78,12 @@ class Results:
         self.rows: list[dict[str, Any]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / "sweep.lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as err:
-            raise ArtifactError(f"the folder {folder} is not writable: {err.strerror}") from err
+            raise ArtifactError(f"the folder {folder} cannot be made: {err.strerror}") from err
+        self._lock = _open(folder / "sweep.lock", os.O_RDWR)
         try:
             self._take(folder, resume, again)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = _open(self.path, os.O_WRONLY | os.O_APPEND)
         except BaseException:
             os.close(self._lock)
             raise
@@ -95,6 +95,11 @@ class Results:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
             raise ArtifactError(f"another sweep is writing to {folder}", "wait for it") from err
+        except OSError as err:
+            raise ArtifactError(
+                f"{folder} cannot be locked against other sweeps: {err.strerror}",
+                "give a folder on a disk of this machine",
+            ) from err
         if not self.path.exists():
             return
         self.rows = read_rows(self.path)
@@ -138,6 +143,13 @@ class Results:
     ) -> None:
         os.close(self._file)
         os.close(self._lock)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CREAT, 0o666)
+    except OSError as err:
+        raise ArtifactError(f"{path} is not writable: {err.strerror}") from err
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

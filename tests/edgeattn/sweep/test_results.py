@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -88,6 +89,28 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
     with Results(tmp_path, resume=True):
         pass
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_folder_that_cannot_be_written_or_locked_is_one_error(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="file cannot be made: File exists"):
+        Results(tmp_path / "file")
+    (tmp_path / "a" / "sweep.lock").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"sweep\.lock is not writable: Is a directory"):
+        Results(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / FILE_NAME).symlink_to(tmp_path / "nowhere" / "rows")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ArtifactError, match="jsonl is not writable: No such file"):
+        Results(tmp_path / "b")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")  # as some network disks do
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ArtifactError, match="cannot be locked .*: No locks available"):
+        Results(tmp_path / "c")
 
 
 @pytest.mark.parametrize(
