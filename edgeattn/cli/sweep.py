@@ -12,7 +12,7 @@ from edgeattn.artifacts import check_writable
 from edgeattn.cli.console import print_json, print_table, size
 from edgeattn.cli.options import FILE, json_option
 from edgeattn.cli.progress import working
-from edgeattn.errors import EdgeAttnError
+from edgeattn.errors import ArtifactError, EdgeAttnError
 
 if TYPE_CHECKING:
     from edgeattn.sweep.run import SweepOutcome
@@ -64,7 +64,7 @@ def command(spec: Path, html: Path | None, as_json: bool, **options: Any) -> Non
     from edgeattn.sweep.run import SweepOutcome, run_sweep
 
     if html:
-        _check_page(html, options["output"] or spec.with_suffix(""))
+        _check_page(html, spec, options["output"] or spec.with_suffix(""))
     if is_shown := spec.suffix == ".jsonl":
         _refuse_running_options()
         outcome = SweepOutcome(spec, tuple(read_rows(spec)), 0)
@@ -85,11 +85,14 @@ def command(spec: Path, html: Path | None, as_json: bool, **options: Any) -> Non
         )
 
 
-def _check_page(html: Path, folder: Path) -> None:
+def _check_page(html: Path, spec: Path, folder: Path) -> None:
     """Refuse a page that could not be made, before hours of work; the sweep's folder may be new."""
     from edgeattn.profiling.page.render import require_jinja2
+    from edgeattn.sweep.results import FILE_NAME
 
     require_jinja2()
+    if html.absolute() in (spec.absolute(), (folder / FILE_NAME).absolute()):
+        raise ArtifactError(f"{html} would be two files at once", "choose another name")
     if html.absolute().parent != folder.absolute() or folder.exists():
         check_writable(html)
 

@@ -168,6 +168,22 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(tmp_path,
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_page_takes_the_place_of_neither_the_sweep_nor_its_rows(swept, tmp_path, capfd):
+    rows = swept[0] / "out" / "results.jsonl"
+    spec = write_sweep(tmp_path, FLOATS)
+    before = rows.read_bytes(), spec.read_bytes()
+    for arguments in (
+        [rows, "--html", rows],
+        [spec, "--html", spec],
+        [spec, "--html", tmp_path / "sweep" / "results.jsonl"],
+        [spec, "-o", tmp_path / "out", "--html", tmp_path / "out" / "results.jsonl"],
+    ):
+        assert run(["sweep", *map(str, arguments)]) == 1
+        assert "two files at once" in capfd.readouterr().err
+    assert (rows.read_bytes(), spec.read_bytes()) == before
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_sweep_leaves_its_page_where_cases_fail_too(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     text = FLOATS.replace("[1, 3]", "[3]") + '[[include]]\nresolution = "7x7"\n'
