@@ -40,6 +40,8 @@ _MOST_HZ, _LEAST_HZ = 2.0, 0.2
 _SAMPLES = 7200
 
 _MINUTE_S = 60.0
+# A minute that is shorter than this is the fraction that ended the run.
+FULL_S = 59.0
 _BLOCK_QUERIES = 20_000
 _FIRST_BLOCK_S = 1.0
 _SETTLE_MS = 10.0
@@ -201,7 +203,7 @@ def sustain(
         _minute(minute, timed[0].start_ns, trace, device, judged.word)
         for minute, judged in zip(timed, verdicts, strict=True)
     )
-    drift = _drift_percent(told[: int(full)])
+    drift = _drift_percent([m for m in told if m.end_s - m.start_s >= FULL_S])
     warnings = list(_warnings(verdicts, drift, trace))
     if len(timed) < len(lengths):
         warnings.append(

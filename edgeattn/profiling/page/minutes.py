@@ -12,11 +12,9 @@ from typing import Any
 from edgeattn.profiling.page.plot import SIZE, Axis, Key, Mark, Plot, box
 from edgeattn.profiling.page.tables import Cell, Column, Table, known_columns
 from edgeattn.profiling.page.words import count, milliseconds, number, queries
+from edgeattn.profiling.sustained import FULL_S
 
 _Minute = Mapping[str, Any]
-
-# A minute that is shorter than this is the fraction that ended the run.
-_LEAST_FULL_S = 59.0
 
 _SENSORS = (
     ("clock_mhz", "Clock", "mean clock, MHz", "MHz", 1.0),
@@ -162,4 +160,4 @@ def _place(place: int, minute: _Minute) -> Cell:
 
 
 def _is_full(minute: _Minute) -> bool:
-    return bool(minute["end_s"] - minute["start_s"] >= _LEAST_FULL_S)
+    return bool(minute["end_s"] - minute["start_s"] >= FULL_S)

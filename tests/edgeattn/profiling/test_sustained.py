@@ -19,6 +19,7 @@ from edgeattn.errors import ArtifactError, DataError
 from edgeattn.profiling.board.sample import BoardSample, BoardTrace
 from edgeattn.profiling.board.sampler import BoardSampler
 from edgeattn.profiling.modes import MODES
+from edgeattn.profiling.page.minutes import sustained_values
 from edgeattn.profiling.sustained import Sustained, board_hz, sustain
 from tests.edgeattn.profiling.board.boards import orin_nano
 
@@ -148,6 +149,16 @@ def test_drift_compares_the_last_full_minute_with_the_first() -> None:
     assert told.warnings == (
         "the latency drifted: the median of the last minute is 15.0 % above that of the first",
     )
+
+
+@pytest.mark.parametrize(("minutes", "percent"), [(2.9, 10.0), (2.99, 15.0)])
+def test_a_last_minute_that_is_all_but_whole_counts_and_the_page_names_the_same(
+    minutes: float, percent: float
+) -> None:
+    told = run(FakeClock(), lambda now: (10.0, 11.0, 11.5)[now // (60 * S)], minutes)
+    assert told.drift_percent == pytest.approx(percent)
+    said = sustained_values(told.to_dict())["summary"][1]
+    assert said.endswith(f"from 10.00 ms to {10 + percent / 10:.2f} ms: +{percent:.1f} %.")
 
 
 @pytest.mark.parametrize("minutes", [0.5, 1, 1.9])
