@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_or_locked_is_one_error(tmp_path, monkey
         raise OSError(errno.ENOLCK, "No locks available")  # as some network disks do
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(ArtifactError, match="cannot be locked .*: No locks available"):
+    with pytest.raises(ArtifactError, match=r"cannot be locked .*: No locks available"):
         Results(tmp_path / "c")
 
 
