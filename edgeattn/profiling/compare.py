@@ -15,7 +15,7 @@ from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
 from edgeattn.bundle.load import engine_target
 from edgeattn.engine.base import Engine
 from edgeattn.engine.batches import BATCH_SIZE
-from edgeattn.errors import DataError, SpecError
+from edgeattn.errors import ArtifactError, DataError, SpecError
 from edgeattn.graph.compare import compare_outputs
 from edgeattn.profiling.comparison.accuracy import Progress, SharedInputs, outputs_of, top1
 from edgeattn.profiling.comparison.differences import differences
@@ -62,18 +62,56 @@ def compare(
     iterations: int = ITERATIONS,
     duration_s: float = DURATION_S,
     warm_up_ms: float = WARM_UP_MS,
+    html: Path | str | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
     tensorrt: TensorRtRunOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare one candidate with a reference.
+    """Compare a candidate with a reference.
 
-    The arguments are those of `compare_many`, which can also write a page.
+    Engines run the same samples, and their latencies are measured in turns, in one run. Of a
+    report, the latency is that of its queries; an engine beside a report is measured in the mode of
+    that.
+
+    Args:
+        a: The reference: an engine, the file of one, an ONNX graph, or a report or its file
+            `NAME.profile.json`.
+        b: The candidate. Engines have the same input and output names; a single input or output
+            may be called differently.
+        inputs: Arrays by the first engine's input names, any number of samples along axis 0;
+            random ones of one batch if not given. An array `label` that is no input holds the
+            labels.
+        labels: `[samples]` class indices, for top-1.
+        fail_if: Conditions `NAME OP NUMBER` on `Comparison.figures`, such as `sqnr_db < 30`,
+            `top1_drop > 0.3` or `p99_ms > 5`, and relative ones such as `p99 > +5%`; see
+            `Comparison.gates`.
+        batch_size: Samples per batch where an engine leaves that free.
+        latency: Compare latencies too: of engines, of the first batch.
+        layers: Measure where the time of the engines goes, too. Reports with layers are compared
+            by module in any case.
+        any_mode: Compare latencies of reports of different modes, too.
+        board: Watch clocks and temperatures while engines are timed, from a process of its own.
+        iterations: Least number of timed queries of each engine.
+        duration_s: Least time to time each engine.
+        warm_up_ms: Time to run each without timing before.
+        html: Page to write, `NAME.html`; it needs jinja2.
+        shapes: Shapes of random inputs, for those with free dimensions; by default those of the
+            reports, else those that an engine was tuned for.
+        threads: Threads to load files of CPU engines with.
+        tensorrt: How to load files of TensorRT engines.
+        seed: Seed of the random inputs.
+        progress: Called with steps done, steps in all (if known), and the step at hand.
 
     Raises:
-        EdgeAttnError: As `compare_many` does.
+        ArtifactError: If a file is missing or neither engine nor report, or the page cannot be
+            written.
+        DataError: If the inputs do not fit an engine, the labels do not fit, or the modes of
+            reports differ.
+        EngineError: If an engine fails, or two cannot be compared.
+        MissingDependencyError: If a page is asked for without jinja2.
+        SpecError: If a condition is malformed or cannot be judged.
     """
     return compare_many(
         a,
@@ -89,6 +127,7 @@ def compare(
         iterations=iterations,
         duration_s=duration_s,
         warm_up_ms=warm_up_ms,
+        html=html,
         shapes=shapes,
         threads=threads,
         tensorrt=tensorrt,
@@ -121,54 +160,18 @@ def compare_many(
 ) -> Comparisons:
     """Compare any number of candidates with one reference.
 
-    Engines run the same samples, and their latencies are measured in turns, in one run. Of a
-    report, the latency is that of its queries; engines beside reports are measured in the mode of
-    these.
-
-    Args:
-        reference: An engine, the file of one, an ONNX graph, or a report or its file
-            `NAME.profile.json`.
-        candidates: The same, at least one. Engines have the input and output names of the first
-            one; a single input or output may be called differently.
-        inputs: Arrays by the first engine's input names, any number of samples along axis 0;
-            random ones of one batch if not given. An array `label` that is no input holds the
-            labels.
-        labels: `[samples]` class indices, for top-1.
-        fail_if: Conditions `NAME OP NUMBER` on `Comparison.figures`, such as `sqnr_db < 30`,
-            `top1_drop > 0.3` or `p99_ms > 5`, and relative ones such as `p99 > +5%`; each is
-            judged for each candidate, see `Comparison.gates`.
-        batch_size: Samples per batch where an engine leaves that free.
-        latency: Compare latencies too: of engines, of the first batch.
-        layers: Measure where the time of the engines goes, too. Reports with layers are compared
-            by module in any case.
-        any_mode: Compare latencies of reports of different modes, too.
-        board: Watch clocks and temperatures while engines are timed, from a process of its own.
-        iterations: Least number of timed queries of each engine.
-        duration_s: Least time to time each engine.
-        warm_up_ms: Time to run each without timing before.
-        html: Page to write, `NAME.html`; it needs jinja2.
-        shapes: Shapes of random inputs, for those with free dimensions; by default those of the
-            reports, else those that an engine was tuned for.
-        threads: Threads to load files of CPU engines with.
-        tensorrt: How to load files of TensorRT engines.
-        seed: Seed of the random inputs.
-        progress: Called with steps done, steps in all (if known), and the step at hand.
+    There is at least one candidate, and every engine has the input and output names of the first
+    one. All else is as `compare` takes it; conditions are judged for each candidate.
 
     Raises:
-        ArtifactError: If a file is missing or neither engine nor report, or the page cannot be
-            written.
-        DataError: If the inputs do not fit an engine, the labels do not fit, the modes of reports
-            differ, or there is no candidate.
-        EngineError: If an engine fails, or two cannot be compared.
-        MissingDependencyError: If a page is asked for without jinja2.
-        SpecError: If a condition is malformed or cannot be judged.
+        DataError: If there is no candidate.
+        EdgeAttnError: As `compare` does.
     """
     conditions = [Condition.parse(text, FIGURES) for text in fail_if]
     if not candidates:
         raise DataError("there is nothing to compare with; expected at least one candidate")
     if html is not None:
-        check_writable(Path(html))
-        require_jinja2()
+        _check_page(Path(html), (reference, *candidates))
     sources = dict(zip(letters(1 + len(candidates)), (reference, *candidates), strict=True))
     sides = dict(_reports(sources))
     if not latency:
@@ -217,6 +220,15 @@ def compare_many(
     if html is not None:
         render_comparison(found, Path(html))
     return found
+
+
+def _check_page(page: Path, sources: Sequence[Source]) -> None:
+    """Refuse, before anything is measured, a page that could not be written."""
+    files = [Path(source) for source in sources if isinstance(source, Path | str)]
+    if page.absolute() in [file.absolute() for file in files]:
+        raise ArtifactError(f"{page} is to be compared and written", "choose another name")
+    check_writable(page)
+    require_jinja2()
 
 
 def _reports(sources: Mapping[str, Source]) -> Iterator[tuple[str, Side]]:

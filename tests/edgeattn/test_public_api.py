@@ -48,8 +48,8 @@ FUNCTIONS = {
     ),
     "compare": (
         "a b inputs labels",
-        "fail_if batch_size latency iterations duration_s warm_up_ms shapes threads tensorrt seed "
-        "progress",
+        "fail_if batch_size latency layers any_mode board iterations duration_s warm_up_ms html "
+        "shapes threads tensorrt seed progress",
     ),
 }
 REQUIRED = {

@@ -260,4 +260,8 @@ def test_a_page_that_cannot_be_written_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(ArtifactError, match="there is no folder"):
         compare_many(graphs[0], graphs[1:], {"x": X}, html=tmp_path / "none" / "c.html")
+    before = graphs[2].read_bytes()
+    with pytest.raises(ArtifactError, match=r"ones\.onnx is to be compared and written"):
+        compare_many(graphs[0], graphs[1:], {"x": X}, html=graphs[2])
+    assert graphs[2].read_bytes() == before
     assert asked == []
