@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from edgeattn.errors import ArtifactError, EngineError, StaleEngineError
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -73,9 +76,10 @@ def load(
         )
     try:
         return engine_load.load(path, threads=threads, tensorrt=tensorrt)
-    except StaleEngineError:
+    except StaleEngineError as err:
         if not rebuild_if_needed:
             raise
+        _log.warning("%s: it is built again", err.message)
     rebuild(path, bundle, public_key=public_key)
     return engine_load.load(path, threads=threads, tensorrt=tensorrt)
 

@@ -7,6 +7,7 @@ manifest says on which; the manifest's digest makes sure that nobody has changed
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from edgeattn.engine.host import l4t_release
 from edgeattn.errors import ArtifactError, StaleEngineError
 
 SEAL = "seal"
+
+_log = logging.getLogger(__name__)
 
 # What has to be as it was, with its name for people. TensorRT, GPU and plugin are in the build's
 # own report and compared with it.
@@ -45,6 +48,9 @@ def bundle_of(manifest: Manifest) -> str:
 def check_seal(path: Path, manifest: Manifest) -> None:
     """Refuse a sealed engine where it was not verified; any other engine passes.
 
+    Where one of the two L4T releases is not known, which is so in most containers, a warning is
+    logged instead.
+
     Raises:
         ArtifactError: If the seal is malformed.
         StaleEngineError: If machine, L4T or ONNX Runtime are not those of its verification.
@@ -56,12 +62,17 @@ def check_seal(path: Path, manifest: Manifest) -> None:
     if not isinstance(seal, Mapping) or not seal.keys() >= here.keys():
         raise ArtifactError(f"the seal of {path} is malformed", rebuild_hint(path, manifest))
     for name, value in here.items():
-        if seal[name] != value:
-            raise StaleEngineError(
-                f"{path} was verified {_PLACE[name]} {seal[name] or 'none'}, and here it is "
-                f"{value or 'none'}",
-                rebuild_hint(path, manifest),
-            )
+        told = seal[name]
+        if told == value:
+            continue
+        if name == "l4t" and not (told and value):  # a container rarely has the file that tells
+            releases = [release or "of an unknown release" for release in (told, value)]
+            _log.warning("%s was verified on L4T %s, and here it is %s", path, *releases)
+            continue
+        raise StaleEngineError(
+            f"{path} was verified {_PLACE[name]} {told}, and here it is {value}",
+            rebuild_hint(path, manifest),
+        )
 
 
 def rebuild_hint(path: Path, manifest: Manifest) -> str:

@@ -207,7 +207,7 @@ def test_a_changed_seal_says_what_to_do(folder: Path) -> None:
 
 PLACES = {
     "machine": ("vax", "was verified on a processor of the kind vax, and here it is "),
-    "l4t": ("36.4.3", r"was verified on L4T 36\.4\.3, and here it is none"),
+    "l4t": ("36.4.3", r"was verified on L4T 36\.4\.3, and here it is 36\.4\.4"),
     "onnxruntime": ("0.1", r"was verified with ONNX Runtime 0\.1, and here it is "),
 }
 
@@ -223,10 +223,26 @@ def test_a_sealed_engine_runs_where_it_was_verified_alone(
             "edgeattn.bundle.install.place_of", lambda target: real(target) | {what: there}
         )
         build_from_bundle(folder / "net.zip", folder / "b.engine")
+    monkeypatch.setattr(seal, "l4t_release", lambda: "36.4.4")
     with pytest.raises(StaleEngineError, match=said) as caught:
         edgeattn.load(folder / "b.engine")
     assert "edgeattn build net.zip -o" in caught.value.hint
     assert "--rebuild-if-needed" in caught.value.hint
+
+
+@pytest.mark.parametrize(("there", "here"), [("36.4.3", ""), ("", "36.4.3")])
+def test_where_a_container_hides_the_release_a_warning_tells(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, there: str, here: str
+) -> None:
+    monkeypatch.setattr(seal, "l4t_release", lambda: there)
+    build_from_bundle(folder / "net.zip", folder / "b.engine")
+    edgeattn.load(folder / "b.engine").close()
+    assert not caplog.records
+    monkeypatch.setattr(seal, "l4t_release", lambda: here)
+    edgeattn.load(folder / "b.engine").close()
+    (record,) = caplog.records
+    shown = [release or "of an unknown release" for release in (there, here)]
+    assert f"was verified on L4T {shown[0]}, and here it is {shown[1]}" in record.message
 
 
 def test_a_seal_that_lacks_something_is_refused(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import edgeattn
@@ -58,20 +59,26 @@ def test_options_of_tensorrt_do_not_fit_a_bundle(made: Path) -> None:
 
 @pytest.fixture
 def stale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An engine that was sealed on another L4T, beside its bundle."""
+    """An engine that was sealed with another ONNX Runtime, beside its bundle."""
     real = seal.place_of
     with monkeypatch.context() as patched:
-        elsewhere = lambda target: real(target) | {"l4t": "36.4.3"}  # noqa: E731
+        elsewhere = lambda target: real(target) | {"onnxruntime": "0.1"}  # noqa: E731
         patched.setattr("edgeattn.bundle.install.place_of", elsewhere)
         return build_from_bundle(folder / "net.zip", folder / "net.engine")
 
 
-def test_a_stale_engine_is_built_again_if_asked(stale: Path) -> None:
+def test_a_stale_engine_is_built_again_if_asked(
+    stale: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(StaleEngineError):
         edgeattn.load(stale)
+    assert not caplog.records
     with edgeattn.load(stale, rebuild_if_needed=True) as engine:
         np.testing.assert_allclose(engine.run({"x": X})["logits"], logits_of(X), rtol=1e-5)
-    assert read_manifest(stale).report["seal"]["l4t"] == ""
+    (record,) = caplog.records
+    assert "was verified with ONNX Runtime 0.1" in record.message
+    assert record.message.endswith(": it is built again")
+    assert read_manifest(stale).report["seal"]["onnxruntime"] == onnxruntime.__version__
     edgeattn.load(stale).close()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgeattn.artifacts import Manifest, Parent, atomic_artifact, sha256_of_bytes
+from edgeattn.engine import seal
 from edgeattn.engine.load import load
 from edgeattn.engine.seal import place_of
 from edgeattn.engine.tensorrt import load as load_module
@@ -73,15 +74,18 @@ ELSEWHERE: dict[str, tuple[dict[str, Any], str]] = {
     "TensorRT": ({"tensorrt": "10.13.3"}, r"was built with TensorRT 10\.13\.3, and 10\.3 is"),
     "major": ({"tensorrt": "11.1"}, r"was built with TensorRT 11\.1, and 10\.3 is installed"),
     "SM": ({"gpu": H200}, r"was built on NVIDIA H200 \(sm_90\), and this GPU is .* \(sm_87\)"),
-    "L4T": ({"place": {"l4t": "36.5.0"}}, r"was verified on L4T 36\.5\.0, and here it is none"),
+    "L4T": ({"place": {"l4t": "36.5.0"}}, r"was verified on L4T 36\.5\.0, and here it is 36\.4\.3"),
     "machine": ({"place": {"machine": "vax"}}, "was verified on a processor of the kind vax"),
 }
 
 
 @pytest.mark.parametrize("what", ELSEWHERE)
-def test_elsewhere_it_is_refused_with_the_fix(script: Script, tmp_path: Path, what: str) -> None:
+def test_elsewhere_it_is_refused_with_the_fix(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     report, said = ELSEWHERE[what]
     engine = sealed(tmp_path, **report)
+    monkeypatch.setattr(seal, "l4t_release", lambda: "36.4.3")
     with pytest.raises(StaleEngineError, match=said) as caught:
         load(engine)
     assert "\n" not in caught.value.message
