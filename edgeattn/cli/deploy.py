@@ -118,7 +118,13 @@ def _deploy(words: Sequence[str], reach: Reach, as_json: bool, **options: Any) -
             detail = f": {progress.detail}" if progress.detail else ""
             show(progress.board, progress.done, progress.total, progress.step + detail)
 
-        done = deploy(destinations, Path(bundle), reach=reach, notify=notify, **options)
+        try:
+            done = deploy(destinations, Path(bundle), reach=reach, notify=notify, **options)
+        except KeyboardInterrupt:
+            raise DeployError(
+                "interrupted; what the boards were at goes on there",
+                "the same command follows it again, --cancel stops it",
+            ) from None
     if as_json:
         print_json({"deployments": [deployment.to_dict() for deployment in done]})
     else:

@@ -50,6 +50,10 @@ class Conversation:
         self._remote.close()
         self._listener.join(timeout=_LAST_WORDS_S)
 
+    def abort(self) -> None:
+        """End it at once, from another thread; who waits for an answer gets none."""
+        self._remote.abort()
+
     def send(self, data: bytes) -> None:
         """Send bytes that belong to the request."""
         try:

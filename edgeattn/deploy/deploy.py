@@ -172,7 +172,12 @@ def deploy(
                 pool.submit(_deploy_one, *board, plan, pieces, output, notify)
                 for board, plan in zip(boards, plans, strict=True)
             ]
-            return [future.result() for future in futures]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:  # Ctrl-C: the boards go on, but nobody waits for them
+                for _, board in boards:
+                    board.give_up()
+                raise
 
 
 @contextlib.contextmanager

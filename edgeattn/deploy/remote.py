@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,8 @@ class RemoteBoard:
         self._python = python
         self._retry_s = retry_s
         self._on_retry = on_retry
+        self._given_up = threading.Event()
+        self._talk: Conversation | None = None
 
     def look(self) -> Message:
         """Describe the board and what is deployed on it; the first contact, tried once."""
@@ -169,9 +171,16 @@ class RemoteBoard:
             talk.send(source)
             return talk.answer()
 
+    def give_up(self) -> None:
+        """Have other threads stop to talk to the board, which goes on by itself."""
+        self._given_up.set()
+        if self._talk is not None:
+            self._talk.abort()
+
     def _ask(self, ask: str, **arguments: Any) -> Conversation:
         request = {"ask": ask, "folder": self._folder, **arguments}
-        return Conversation(self._connection, self._python, request)
+        self._talk = Conversation(self._connection, self._python, request)
+        return self._talk
 
     def _persist(self, attempt: Callable[[], _T]) -> _T:
         """Try again after a lost connection, but not for ever."""
@@ -179,8 +188,10 @@ class RemoteBoard:
             try:
                 return attempt()
             except ConnectionLostError as err:
+                if self._given_up.is_set():
+                    raise
                 self._on_retry(f"{err.message}; trying again in {wait_s:g} s")
-                time.sleep(wait_s)
+                self._given_up.wait(wait_s)
         try:
             return attempt()
         except ConnectionLostError as err:

@@ -176,6 +176,10 @@ class Remote:
         """Wait for the end; a command that goes on is left to itself."""
         self._end()
 
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._child.kill()
+
     def _end(self) -> int:
         with contextlib.suppress(OSError):
             self.stdin.close()

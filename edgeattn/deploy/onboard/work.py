@@ -145,7 +145,13 @@ class Worker:
                 self._tell(event="line", step=self._step, line=line.rstrip())
 
     def _write_launcher(self) -> None:
-        """Write a program that starts this deployment's edgeattn with this folder's caches."""
+        """Write a program that starts this deployment's edgeattn with this folder's caches.
+
+        Beside it stands `venv`, for programs of the user.
+        """
+        venv = self.here / "venv"
+        if not venv.is_symlink():
+            venv.symlink_to(self._plan["environment"])
         settings = "\n".join(
             f"export {name}={shlex.quote(value)}" for name, value in caches(self.folder).items()
         )

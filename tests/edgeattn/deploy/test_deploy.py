@@ -6,6 +6,7 @@ machine's are on them. Nothing is fetched from a network.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import edgeattn
+import edgeattn.cli.deploy
 import edgeattn.deploy.deploy
 from edgeattn.artifacts import Manifest, read_json, sha256_of_file
 from edgeattn.bundle.read import Bundle
@@ -28,7 +30,7 @@ from edgeattn.deploy.selftest import write_graph
 from edgeattn.deploy.wheel import pack_wheel
 from edgeattn.errors import ArtifactError, DeployError
 from edgeattn.profiling.report import read_report
-from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards
+from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards, wait_until
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 QUICK = ("--iterations", "3", "--duration", "0", "--warm-up", "0")
@@ -249,6 +251,23 @@ def test_a_failure_on_one_board_is_its_own_and_its_logs_come_back(
     assert "95" in (tmp_path / "orin-b" / "profile.log").read_text()
     assert "failed" in said.out
     assert current(lab.boards[1]) == before
+
+
+def test_after_ctrl_c_the_board_goes_on_by_itself(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(board: str, done: int, total: int | None, what: str) -> None:
+        if what == "profile":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        edgeattn.cli.deploy, "working_together", lambda: contextlib.nullcontext(interrupt)
+    )
+    before = (current(lab.boards[1]) / "model.profile.json").read_bytes()
+    command = ["deploy", "orin-b", str(lab.bundles[0]), *options(lab), "-o", str(tmp_path)]
+    assert run([*command, "--iterations", "4", *QUICK[2:]]) == 1
+    assert "hint: the same command follows it again" in capsys.readouterr().err
+    wait_until(lambda: (current(lab.boards[1]) / "model.profile.json").read_bytes() != before)
 
 
 def test_the_doctor_examines_a_board_through_its_deployment(lab: Lab) -> None:

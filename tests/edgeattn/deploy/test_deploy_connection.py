@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from edgeattn.deploy.pieces import cut
 from edgeattn.deploy.remote import RemoteBoard
 from edgeattn.deploy.ssh import Connection, ConnectionLostError, explain
 from edgeattn.errors import DeployError
-from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards
+from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards, wait_until
 
 needs_server = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 MIB = 1 << 20
@@ -370,10 +369,3 @@ def test_a_login_that_the_users_config_shares_is_used_as_it_is(
 
 def part_size(board: Board) -> int:
     return sum(path.stat().st_size for path in board.root.glob("store/*.part"))
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)

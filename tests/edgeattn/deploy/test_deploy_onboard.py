@@ -167,7 +167,6 @@ def test_a_deployment_becomes_current_and_the_one_before_is_kept(folder: Folder)
     assert (folder.linked("current"), folder.linked("previous")) == ("two", "one")
     folder.activate("two")
     assert folder.linked("previous") == "one"
-    # Relative: the folder may be moved.
     assert (folder.root / "current").readlink() == Path("deployments/two")
     assert folder.roll_back() == "two"
     assert (folder.linked("current"), folder.linked("previous")) == ("one", "two")
@@ -388,6 +387,7 @@ def test_caches_stay_in_the_folder_and_the_launcher_sets_them(folder: Folder) ->
     done = subprocess.run([here / "edgeattn", "a b"], capture_output=True, text=True, check=True)
     cache = folder.root / "cache"
     assert done.stdout == f"{cache} {cache}/cuda a b\n"
+    assert (here / "venv").resolve() == folder.root / "venvs" / "abc"
 
 
 def test_what_only_dropped_deployments_needed_is_dropped_with_them(
