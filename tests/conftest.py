@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,12 @@ def can_cross_build() -> bool:
     return has_nvcc() and all(shutil.which(name) for name in (CROSS_COMPILER, "qemu-aarch64"))
 
 
+def has_ssh_server() -> bool:
+    """Tell whether OpenSSH's server can play a board here."""
+    places = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    return all(shutil.which(name, path=places) for name in ("ssh", "ssh-keygen", "sshd"))
+
+
 PROBES: dict[str, Callable[[], bool]] = {
     "gpu": has_gpu,
     "tensorrt": has_tensorrt,
@@ -75,6 +82,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "nvcc": has_nvcc,
     "cross": can_cross_build,
     "bindings": tensorrt_bindings.have_bindings,
+    "ssh": has_ssh_server,
 }
 
 
