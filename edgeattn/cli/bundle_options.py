@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from edgeattn.cli.options import FILE, Function
@@ -33,3 +35,9 @@ def rebuild_options(function: Function) -> Function:
     for decorator in reversed(decorators):
         function = decorator(function)
     return function
+
+
+def check_rebuild(rebuild_if_needed: bool, bundle: Path | None) -> None:
+    """Refuse a bundle that nothing would be built from."""
+    if bundle is not None and not rebuild_if_needed:
+        raise click.UsageError("--bundle goes with --rebuild-if-needed")

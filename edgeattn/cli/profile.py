@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from edgeattn.cli.bundle_options import check_rebuild, rebuild_options
 from edgeattn.cli.console import print_json
 from edgeattn.cli.options import (
     FILE,
@@ -73,6 +74,7 @@ def _of_board(*spellings: str, **attributes: Any) -> Callable[[Function], Functi
     help="Queries in flight at the same time, for the throughput.",
 )
 @threads_option
+@rebuild_options
 @output_option("The report to write, each query's times in it: NAME.profile.json")
 @_file("--html", "html", help="The same as a page for any browser: NAME.html")
 @_file("--trace", "trace", help="A trace for ui.perfetto.dev: NAME.trace.json")
@@ -133,6 +135,9 @@ def command(
     mode: str | None,
     streams: int,
     threads: int | None,
+    rebuild_if_needed: bool,
+    bundle: Path | None,
+    public_key: Path | None,
     output: Path | None,
     html: Path | None,
     trace: Path | None,
@@ -155,6 +160,7 @@ def command(
     would print. --json prints the report without single queries and samples of sensors.
     """
     _check_launch_options(mode)
+    check_rebuild(rebuild_if_needed, bundle)
     import edgeattn
     from edgeattn.arrays import read_arrays
     from edgeattn.profiling.report_files import ReportFiles
@@ -162,6 +168,14 @@ def command(
     files = ReportFiles(output, html, trace, export_times, export_profile)
     written = list(files.paths().values())
     with working() as progress:
+        if rebuild_if_needed or public_key is not None:
+            edgeattn.load(
+                engine,
+                tensorrt=tensorrt,
+                rebuild_if_needed=rebuild_if_needed,
+                bundle=bundle,
+                public_key=public_key,
+            ).close()
         report = edgeattn.profile(
             engine,
             read_arrays(inputs) if inputs else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeattn.arrays import read_arrays, write_arrays
-from edgeattn.cli.bundle_options import rebuild_options
+from edgeattn.cli.bundle_options import check_rebuild, rebuild_options
 from edgeattn.cli.console import print_json, print_table, shape
 from edgeattn.cli.options import FILE, EngineVerb, batch_size_option, json_option, threads_option
 from edgeattn.cli.progress import working
@@ -51,8 +51,7 @@ def command(
     samples along axis 0; otherwise types and shapes must be the engine's own: nothing is converted.
     A bundle with labels tells the class of each sample too.
     """
-    if bundle is not None and not rebuild_if_needed:
-        raise click.UsageError("--bundle goes with --rebuild-if-needed")
+    check_rebuild(rebuild_if_needed, bundle)
     import edgeattn
     from edgeattn.artifacts import check_writable
     from edgeattn.bundle.classes import likeliest, read_classes

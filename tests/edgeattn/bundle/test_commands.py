@@ -78,6 +78,18 @@ def test_the_whole_path_of_a_bundle(here, capsys):
             np.testing.assert_allclose(outputs["logits"], logits_of(X), rtol=1e-4, atol=1e-6)
 
 
+def test_a_bundle_is_measured_and_compared(here, capsys):
+    timing = ("--iterations", "1", "--duration", "0")
+    measured = done_json(
+        capsys, "profile", "signed.zip", *timing, "--no-board", "--public-key", "public.pem"
+    )
+    assert measured["inputs"] == {"x": [2, 5]}
+    compared = done_json(
+        capsys, "compare", "net.zip", "sealed.engine", "--inputs", "in.npz", "--no-latency"
+    )
+    assert compared["figures"]["max_abs_error"] == 0
+
+
 def test_what_was_packed_is_told_in_json(here, capsys):
     told = done_json(capsys, *PACK, "--seed", "3", "--target", "jetson-thor")
     assert told["file"] == "b.zip"
@@ -122,14 +134,21 @@ def test_many_samples_are_told_in_json_alone(here, capsys):
     assert len(done_json(capsys, *asked)["classes"]) == 25
 
 
-def test_a_stale_engine_is_built_again_from_its_bundle(here, capsys, monkeypatch):
+ASKED = {
+    "run": ("run", "net.engine", "--inputs", "in.npz", "--outputs", "out.npz"),
+    "profile": ("profile", "net.engine", "--iterations", "1", "--duration", "0", "--no-board"),
+}
+
+
+@pytest.mark.parametrize("verb", ASKED)
+def test_a_stale_engine_is_built_again_from_its_bundle(here, capsys, monkeypatch, verb):
     real = __import__("edgeattn.engine.seal", fromlist=["place_of"]).place_of
     with monkeypatch.context() as patched:
         patched.setattr(
             "edgeattn.bundle.install.place_of", lambda target: real(target) | {"machine": "vax"}
         )
         done(capsys, "build", "net.zip")
-    asked = ("run", "net.engine", "--inputs", "in.npz", "--outputs", "out.npz")
+    asked = ASKED[verb]
     said = failed(capsys, 1, *asked)
     assert "was verified on a processor of the kind vax, and here it is " in said
     assert "hint: build it again: edgeattn build net.zip -o net.engine" in said

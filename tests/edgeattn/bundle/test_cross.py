@@ -20,8 +20,11 @@ from edgeattn.plugin.source import plugin_source
 from edgeattn.plugin.toolchain import CROSS_COMPILER
 from tests.edgeattn.bundle.bundles import attention
 from tests.edgeattn.plugin.tiny_source import tiny_headers, tiny_source
+from tests.plugins.plugin_builds import newest_headers
 
 pytestmark = pytest.mark.cross
+
+THOR = "jetson-thor"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> PluginBuild:
     """Cross-build a small kernel with the project's CMake; fetches the CUDA runtime with pip."""
     folder = tmp_path_factory.mktemp("cross")
     return build_plugin(
-        target="jetson-thor",
+        target=THOR,
         jetpack="7.2",
         source=tiny_source(folder / "plugins"),
         tensorrt_include=tiny_headers(folder / "headers"),
@@ -42,7 +45,7 @@ def bundle(built: PluginBuild, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("bundle")
     assert built.plugin is not None
     graph = attention(folder / "net.onnx")
-    write_bundle(graph, targets=["jetson-thor"], libraries=[built.plugin])
+    write_bundle(graph, targets=[THOR], libraries=[built.plugin])
     return folder / "net.zip"
 
 
@@ -84,6 +87,22 @@ def load_on_aarch64(library: Path, folder: Path) -> str:
         check=True,
     )
     return done.stdout
+
+
+@pytest.mark.slow
+def test_the_plugin_itself_travels_and_loads(tmp_path: Path) -> None:
+    built = build_plugin(
+        target=THOR,
+        jetpack="7.2",
+        tensorrt_include=newest_headers(),
+        download=True,
+    )
+    assert built.plugin is not None
+    write_bundle(attention(tmp_path / "net.onnx"), libraries=[built.plugin], targets=[THOR])
+    with Bundle.open(tmp_path / "net.zip") as opened:
+        (entry,) = opened.manifest.of_role("plugin-library")
+        library = opened.extract(entry.name, tmp_path / "out")
+    assert json.loads(load_on_aarch64(library, tmp_path))["architectures"] == [110]
 
 
 def test_it_is_not_given_to_another_machine(bundle: Path, tmp_path: Path) -> None:

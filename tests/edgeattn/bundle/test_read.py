@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgeattn.artifacts import sha256_of_file
 from edgeattn.bundle.archive import LOCAL_MAGIC
@@ -107,6 +110,24 @@ def test_a_flipped_bit_here_and_there_is_seen(made: Path, tmp_path: Path) -> Non
 def test_any_flipped_bit_is_seen(made: Path, tmp_path: Path) -> None:
     whole = (made / "signed.zip").read_bytes()
     assert not opens_in_spite_of_flips(tmp_path / "b.zip", whole, range(8 * len(whole)))
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_whatever_is_done_to_the_bytes_is_seen(made: Path, data: st.DataObject) -> None:
+    """Parts cut out, doubled, moved or overwritten: only the very same bytes open."""
+    whole = (made / "signed.zip").read_bytes()
+    place = st.integers(0, len(whole))
+    start, end = sorted((data.draw(place), data.draw(place)))
+    part = data.draw(
+        st.sampled_from([b"", whole[start:end] * 2, whole[: end - start], b"PK\1\2", b"PK\5\6"])
+        | st.binary(max_size=64)
+    )
+    at = data.draw(place) if data.draw(st.booleans()) else start
+    rest = whole[:start] + whole[end:]
+    changed = rest[:at] + part + rest[at:]
+    with tempfile.TemporaryDirectory() as folder:
+        assert opens(Path(folder) / "b.zip", changed) == (changed == whole)
 
 
 def test_a_bundle_cut_anywhere_is_refused(made: Path, tmp_path: Path) -> None:
