@@ -93,10 +93,14 @@ class BoardWatch:
         self._rested_ns = 0
 
     def __enter__(self) -> BoardWatch:
-        self._sampler.start()
-        if self._idle_s and self._sampler.seen().total_rail:
-            time.sleep(self._idle_s)
-            self._rested_ns = time.perf_counter_ns()
+        try:
+            self._sampler.start()
+            if self._idle_s and self._sampler.seen().total_rail:
+                time.sleep(self._idle_s)
+                self._rested_ns = time.perf_counter_ns()
+        except BaseException:  # Ctrl-C: a block that was not entered is not left either
+            self._sampler.stop()
+            raise
         return self
 
     def __exit__(

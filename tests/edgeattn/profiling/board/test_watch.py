@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +55,29 @@ def test_a_query_costs_what_it_takes_above_rest(board: Path) -> None:
     assert state.energy.rail == "VDD_IN"
     assert (state.no_energy, state.verdict.word) == ("", "stable")
     assert BoardState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+
+
+def test_ctrl_c_while_the_board_rests_stops_the_sampler(
+    board: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seconds: float) -> None:
+        if seconds == 12.5:
+            raise KeyboardInterrupt
+        sleep(seconds)
+
+    sleep, start = time.sleep, subprocess.Popen
+    started: list[subprocess.Popen[bytes]] = []
+
+    def note(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    monkeypatch.setattr(subprocess, "Popen", note)
+    with pytest.raises(KeyboardInterrupt), BoardWatch("gpu", idle_s=12.5, root=board):
+        pytest.fail("the block was entered")
+    (sampler,) = started
+    assert sampler.returncode is not None
 
 
 def test_without_rest_a_query_costs_what_the_whole_board_takes(board: Path) -> None:
