@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeattn.artifacts import write_bytes
 from edgeattn.errors import ArtifactError
+from edgeattn.profiling.modes import MODES
 from edgeattn.profiling.page import facts, tables
 from edgeattn.profiling.page.board_plots import board_plots
 from edgeattn.profiling.page.builds import builds_values
@@ -70,6 +71,7 @@ def _values(report: Mapping[str, Any]) -> dict[str, Any]:
             machine["machine"] or machine["cpu_model"],
         ],
         "mode": report["mode"],
+        "is_trtexec": _is_trtexec(report["mode"]),
         "verdict": report.get("verdict"),
         "warnings": report["warnings"],
         "figures": facts.headline(report),
@@ -91,6 +93,12 @@ def _values(report: Mapping[str, Any]) -> dict[str, Any]:
         "machine": facts.machine_facts(report),
         "version": report["manifest"]["tools"].get("edgeattn", ""),
     }
+
+
+def _is_trtexec(sentence: str) -> bool:
+    """Tell whether the percentiles of a mode are trtexec's: its median may lie between two times."""
+    mode = MODES.get(sentence.partition(":")[0])
+    return mode is not None and mode.percentiles == "trtexec"
 
 
 def _layer_values(layers: Mapping[str, Any]) -> dict[str, Any]:

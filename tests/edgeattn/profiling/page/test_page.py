@@ -50,6 +50,18 @@ def test_the_figures_of_the_report_are_on_the_page():
         assert shown in text
 
 
+@pytest.mark.parametrize(("mode", "is_measured"), [("host", True), ("trtexec-10", False)])
+def test_percentiles_are_called_measured_where_they_are(tmp_path, mode, is_measured):
+    engine = build(save(classifier(1), tmp_path / "net.onnx"), threads=1)
+    options = {"iterations": 4, "duration_s": 0, "warm_up_ms": 0, "board": False}
+    report = profile(engine, mode=mode, **options)
+    times = [query["latencyMs"] for query in report.export_times]
+    assert (report.latency.p50_ms in times) == is_measured
+    text = page_html(report.to_dict())
+    assert ("Every percentile is one of the times measured" in text) == is_measured
+    assert ("Percentiles are what trtexec prints" in text) != is_measured
+
+
 @pytest.mark.parametrize("missing", OPTIONAL)
 def test_what_a_report_lacks_is_left_out_and_the_rest_stays(missing):
     report = reports.full_report(120)
