@@ -121,7 +121,8 @@ def profile(
         SpecError: If there is no such mode for the engine.
     """
     path = Path(engine) if isinstance(engine, Path | str) else None
-    _check(streams, settle_s, sustained_minutes, repeat_builds, path)
+    _check(streams, settle_s, sustained_minutes)
+    _check_builds(repeat_builds, path, sources)
     files = _files(output, layers=layers)
     files.check(path)
     target = _target(engine)
@@ -229,9 +230,7 @@ def latency_mode(engine: Engine) -> str:
     return choose_mode(None, engine.manifest.target).sentence
 
 
-def _check(
-    streams: int, settle_s: float, sustained_minutes: float, repeat_builds: int, path: Path | None
-) -> None:
+def _check(streams: int, settle_s: float, sustained_minutes: float) -> None:
     """Refuse numbers that make no sense, or not together."""
     if streams < 1 or (streams > 1 and settle_s):
         raise DataError(
@@ -242,9 +241,18 @@ def _check(
         raise DataError(
             f"sustained_minutes is {sustained_minutes}; expected a finite time of at least 0"
         )
+
+
+def _check_builds(repeat_builds: int, path: Path | None, sources: Path | str | None) -> None:
+    """Refuse builds that cannot be, and their sources where there are none."""
     if repeat_builds < 0 or (repeat_builds and path is None):
         raise DataError(
             f"repeat_builds is {repeat_builds}; expected 0 or more, and an engine's file to replace"
+        )
+    if sources is not None and not repeat_builds:
+        raise DataError(
+            f"the sources {sources} are given, and the engine is not built again",
+            "leave them out, or repeat builds: --repeat-builds N, repeat_builds=N",
         )
 
 

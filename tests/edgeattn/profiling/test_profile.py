@@ -280,6 +280,8 @@ def test_builds_of_what_is_no_file_are_refused(engine: Path) -> None:
         profile(loaded, repeat_builds=1, **QUICK)
     with pytest.raises(DataError, match="repeat_builds is -1"):
         profile(engine, repeat_builds=-1, **QUICK)
+    with pytest.raises(DataError, match="sources here are given, and the engine is not built"):
+        profile(engine, sources="here", **QUICK)
 
 
 def test_locked_clocks_are_named_and_unlocked_after_everything(
