@@ -229,17 +229,21 @@ def _judge(
 
 
 def _fault(path: Path, sources: Sources, build: _Build, bench: Bench) -> str:
-    """Check a build against its graph; says what is wrong with it, and nothing if it is right."""
+    """Check a build against its graph; says why it is not kept, and nothing if it is right."""
     if "verify" in build.manifest.report:  # as the engine that was there, while it was built
         return ""
     shapes = {name: array.shape for name, array in bench.inputs.items()}
-    with (
-        tempfile.TemporaryDirectory(prefix="edgeattn-") as folder,
-        bench.load(build.file) as engine,
-    ):
-        checks = verify_engine(engine, typed_graph(path, sources, Path(folder)), shapes=(shapes,))
-    failed = (f"{check.name}: {check.detail}" for check in checks if check.verdict == "failed")
-    return "; ".join(failed)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="edgeattn-") as folder,
+            bench.load(build.file) as engine,
+        ):
+            graph = typed_graph(path, sources, Path(folder))
+            checks = verify_engine(engine, graph, shapes=(shapes,))
+    except EdgeAttnError as err:  # what was found in hours is told all the same
+        return f"cannot be checked ({err.message})"
+    failed = [f"{check.name}: {check.detail}" for check in checks if check.verdict == "failed"]
+    return f"is wrong ({'; '.join(failed)})" if failed else ""
 
 
 def _rows(

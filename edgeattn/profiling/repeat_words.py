@@ -17,7 +17,7 @@ def build_sentences(record: RepeatedBuilds, margin: float, fault: str = "") -> I
     Args:
         record: What was found.
         margin: What part of a median may be noise.
-        fault: What is wrong with a faster build; empty if nothing is, or none is faster.
+        fault: Why a faster build is not kept, from its verb on; empty if it is, or none is faster.
     """
     builds = [row for row in record.rows if row.role == "build"]
     count = f"{len(builds)} build" + ("" if len(builds) == 1 else "s")
@@ -54,7 +54,7 @@ def _verdict(record: RepeatedBuilds, fault: str) -> str:
     if record.replaced:
         return f"Build {record.kept.number} took the place of the engine that was there: {found}."
     if fault:
-        return f"The engine that was there was kept: the fastest build is wrong ({fault}); {found}."
+        return f"The engine that was there was kept: the fastest build {fault}; {found}."
     return (
         "The engine that was there was kept: the fastest build is not surely faster a second time; "
         f"{found}."

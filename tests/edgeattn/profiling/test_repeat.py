@@ -251,5 +251,5 @@ def test_a_faster_build_that_is_wrong_is_said_to_be():
     found = record(0.9, confirmed=Confirmation(0.9, (0.89, 0.91)))
     assert (
         "the fastest build is wrong (finite: NaN); measured"
-        in list(build_sentences(found, 0.0, "finite: NaN"))[-1]
+        in list(build_sentences(found, 0.0, "is wrong (finite: NaN)"))[-1]
     )

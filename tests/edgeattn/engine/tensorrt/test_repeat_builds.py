@@ -186,6 +186,21 @@ def test_a_faster_build_that_is_wrong_is_not_kept(script, builds, engine):
     assert "the fastest build is wrong (reference: y is far off)" in found.sentences[-1]
 
 
+def test_a_faster_build_that_cannot_be_checked_is_not_kept_and_the_rest_is_told(
+    script, builds, engine, monkeypatch
+):
+    def refuse(*_: Any, **__: Any) -> list[VerifyCheck]:
+        raise EngineError("ONNX Runtime has no kernel for a node")
+
+    monkeypatch.setattr(repeat, "verify_engine", refuse)
+    builds.plans = [b"fast"]
+    script.of_plan = {b"fast": {"compute_ms": 1.1}}
+    found = repeat_builds(engine, 1, **QUICK)
+    assert (found.replaced, len(found.rows)) == (False, 3)
+    assert engine.read_bytes() == THERE
+    assert "cannot be checked (ONNX Runtime has no kernel for a node)" in found.sentences[-1]
+
+
 def test_what_tensorrt_said_before_a_build_failed_is_kept_beside_the_engine(
     script, engine, monkeypatch
 ):
