@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from edgeattn.deploy.deploy import BoardProgress, Deployment, Reach
 
 
+def _split(ctx: click.Context, param: click.Parameter, text: str) -> list[str]:
+    """Read words as a shell does."""
+    try:
+        return shlex.split(text)
+    except ValueError as err:
+        raise click.BadParameter(str(err), ctx, param) from err
+
+
 @click.command("deploy", epilog="Example: edgeattn deploy me@orin-1 me@orin-2 net.zip -o deployed")
 @click.argument("boards_and_bundle", nargs=-1, required=True, metavar="USER@HOST... [BUNDLE]")
 @click.option("--rollback", is_flag=True, help="Make the previous deployment current again.")
@@ -43,6 +52,13 @@ if TYPE_CHECKING:
     help="Go on without examining the board first; what the doctor calls an error ends it else.",
 )
 @timing_options
+@click.option(
+    "--profile-args",
+    metavar="TEXT",
+    default="",
+    callback=_split,
+    help="Other options of `edgeattn profile` there, as one text: '--mode trtexec-11'.",
+)
 @click.option(
     "-o",
     "--output",
@@ -68,6 +84,7 @@ def command(
     iterations: int,
     duration: float,
     warm_up: float,
+    profile_args: list[str],
     output: Path,
     ssh_config: Path | None,
     as_json: bool,
@@ -100,6 +117,7 @@ def command(
                 *("--iterations", str(iterations)),
                 *("--duration", f"{duration:g}"),
                 *("--warm-up", f"{warm_up:g}"),
+                *profile_args,
             ),
             examine=not no_doctor,
             output=output,

@@ -19,6 +19,7 @@ from edgeattn.deploy.onboard.talk import read_message
         ([], "Missing argument"),
         (["orin", "--rollback", "--cancel"], "exclude each other"),
         (["orin", "net.zip", "--shapes", "x:1xy3"], "x:1xy3"),
+        (["orin", "net.zip", "--profile-args", "'open"], "No closing quotation"),
     ],
 )
 def test_misspelt_commands_are_usage_errors(

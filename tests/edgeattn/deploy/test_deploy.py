@@ -34,6 +34,7 @@ from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards, wait_until
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 QUICK = ("--iterations", "3", "--duration", "0", "--warm-up", "0")
+BARE = ("--no-layers", "--no-board")
 
 
 @dataclass
@@ -72,7 +73,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             ["orin-a", "orin-b"],
             bundles[0],
             reach=made.reach,
-            profile_arguments=QUICK,
+            profile_arguments=(*QUICK, *BARE),
             output=folder / "deployed",
             notify=made.said.append,
         )
@@ -84,7 +85,7 @@ def current(board: Board) -> Path:
 
 
 def options(lab: Lab) -> Sequence[str]:
-    return ("--ssh-config", str(lab.config))
+    return ("--ssh-config", str(lab.config), "--profile-args", " ".join(BARE))
 
 
 def test_two_boards_build_verify_and_profile_at_the_same_time(lab: Lab) -> None:
@@ -184,7 +185,7 @@ def test_an_update_survives_a_cut_sends_what_changed_and_rolls_back(
         ["orin-a"],
         lab.bundles[1],
         reach=lab.reach,
-        profile_arguments=QUICK,
+        profile_arguments=(*QUICK, *BARE),
         output=lab.folder / "deployed",
         notify=notify,
     )
