@@ -34,6 +34,7 @@ from edgeattn.graph.names import FreshNames, name_nodes
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.op import OP_TYPE, attention_nodes, is_attention, spec_of_node
 from edgeattn.graph.passes.attention_op import write_attention_op
+from edgeattn.graph.passes.bool_equal import rewrite_bool_equal
 from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
 from edgeattn.graph.passes.int8_mha import lower_int8_mha, release_written_int8
 from edgeattn.graph.qdq_pairs import QdqPairs
@@ -113,6 +114,7 @@ def lower_for_tensorrt(
     precision = _precision(source)
     rewritten = _rewrite(source, way, precision)
     lowered = rewritten.model
+    rewrite_bool_equal(lowered)
     name_nodes(lowered.graph)
     types = infer_types(lowered)
     attention = list(AttentionBooks(rewritten, types, version).entries())
