@@ -34,6 +34,7 @@ LEAST_TURNS = 8
 # truth may lie beyond all of them.
 _LEAST_BEYOND = 4
 _LEAST_FOR_BLOCKS = 100
+_TAIL = (1 - CONFIDENCE_PERCENT / 100) / 2
 
 
 @dataclass(frozen=True)
@@ -76,30 +77,27 @@ def percentile_ratio(
         value: The ratio as the two statistics give it.
         is_one_run: Whether both took turns in one run.
     """
-    few = min(len(a.latency_ms), len(b.latency_ms))
-    beyond = min(percent, 100 - percent) / 100
     turns = paired_turns(a.starts_ns, b.starts_ns) if is_one_run else None
-    if turns is not None and min(int(of[-1]) + 1 for of in turns) < LEAST_TURNS:
+    num_turns = min(int(of[-1]) for of in turns) + 1 if turns else 0
+    if num_turns < LEAST_TURNS:
         turns = None
+    few = min(len(a.latency_ms), len(b.latency_ms))
     if turns is None and few < _LEAST_FOR_BLOCKS and percent == 50:
         return _of_ranks(a, b, value)
-    if few < (least := math.ceil(round(_LEAST_BEYOND / beyond, 6))):
+    least = math.ceil(round(100 * _LEAST_BEYOND / min(percent, 100 - percent), 6))
+    if few < least:
         return Ratio(value, None, f"{few} queries are too few to bound it, it takes {least}")
-    num_turns = None
     if turns is None:
-        times, reference = (
-            bootstrap_percentiles(side.latency_ms, percent, seed)
-            for seed, side in enumerate((b, a))
-        )
+        reference = bootstrap_percentiles(a.latency_ms, percent, seed=0)
+        draws = bootstrap_percentiles(b.latency_ms, percent, seed=1) / reference
+        tail = _TAIL
     else:
-        num_turns = min(int(of[-1]) for of in turns) + 1
-        times, reference = (
-            bootstrap_percentiles(side.latency_ms, percent, blocks=np.minimum(of, num_turns - 1))
-            for side, of in ((b, turns[1]), (a, turns[0]))
-        )
-    draws = times / reference
+        of_a, of_b = (np.minimum(of, num_turns - 1) for of in turns)
+        reference = bootstrap_percentiles(a.latency_ms, percent, blocks=of_a)
+        draws = bootstrap_percentiles(b.latency_ms, percent, blocks=of_b) / reference
+        tail = _tail_of_few(num_turns)
     ordered = np.sort(draws)
-    low = math.floor(_tail(num_turns) * len(ordered))
+    low = math.floor(tail * len(ordered))
     return Ratio(value, (float(ordered[low]), float(ordered[-1 - low])))
 
 
@@ -123,14 +121,11 @@ def paired_turns(starts_a: Sequence[int], starts_b: Sequence[int]) -> tuple[np.n
     return turns[~begun], turns[begun]
 
 
-def _tail(num_turns: int | None) -> float:
-    """Give the share of the draws to leave out on either side."""
-    tail = (1 - CONFIDENCE_PERCENT / 100) / 2
-    if num_turns is None:
-        return tail
+def _tail_of_few(num_turns: int) -> float:
+    """Give the share of the draws to leave out on either side, less than of many turns."""
     normal = NormalDist()
-    z, free = -normal.inv_cdf(tail), num_turns - 1
-    # Student's quantile by the first terms of its expansion: exact to 0.1 % from 7 degrees on.
+    z, free = -normal.inv_cdf(_TAIL), num_turns - 1
+    # Student's quantile by the first terms of its expansion: 0.4 % too small at 7 degrees.
     t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
     return normal.cdf(-t * math.sqrt(num_turns / free))
 
