@@ -27,15 +27,15 @@ from edgeattn.plugin.resources import (
     planned_shared_bytes,
     resident_ctas,
 )
-from edgeattn.plugin.roofline import roofline
+from edgeattn.plugin.roofline import MEASURED_H200, roofline
 from edgeattn.plugin.source import plugin_source, source_sha256
 from edgeattn.plugin.toolchain import Nvcc, require_nvcc
-from edgeattn.targets import AGX_ORIN, H200, ORIN_NANO_SUPER, SMS, THOR
+from edgeattn.targets import AGX_ORIN, ORIN_NANO_SUPER, SMS, THOR
 
 PAGE = Path(__file__).parent / "kernels.md"
 WINDOWS = (4, 7, 8, 12, 14, 16, 32)
 TYPES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
-GPUS = (H200, AGX_ORIN, ORIN_NANO_SUPER, THOR)
+GPUS = (MEASURED_H200, AGX_ORIN, ORIN_NANO_SUPER, THOR)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeattn.deploy.machine import Machine
 from edgeattn.engine.host import parse_l4t
-from edgeattn.targets import TARGETS, JetPack, Target, target_of_model
+from edgeattn.targets import TARGETS, JetPack, Module, Target, module_of_board, target_of_model
 
 _POWER_MODE = re.compile(r"^NV Power Mode: *(?P<name>\S+)\s+(?P<number>\d+)?", re.MULTILINE)
 _DEVFREQ = "/sys/class/devfreq"
@@ -54,6 +54,8 @@ class Board:
         power_mode: Name of the nvpmodel mode, such as `MAXN_SUPER`; empty if not known.
         power_mode_number: Its number.
         gpu_clock: The GPU's clock; `None` if it cannot be read.
+        memory_bytes: Memory of the system, a little less than the module's; `None` if it cannot be
+            read.
     """
 
     model: str
@@ -63,11 +65,17 @@ class Board:
     power_mode: str = ""
     power_mode_number: int | None = None
     gpu_clock: GpuClock | None = None
+    memory_bytes: int | None = None
 
     @property
     def target(self) -> Target | None:
         """What the toolkit knows of the board."""
         return target_of_model(self.model)
+
+    @property
+    def module(self) -> Module | None:
+        """Its module, by model and memory; `None` if it is none of those known."""
+        return module_of_board(self.model, self.memory_bytes)
 
     @property
     def release(self) -> JetPack | None:
@@ -91,9 +99,10 @@ class Board:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the record into JSON values."""
-        release, target = self.release, self.target
+        release, target, module = self.release, self.target, self.module
         return asdict(self) | {
             "target": target.name if target else None,
+            "module": module.name if module else None,
             "jetpack_release": release.version if release else None,
         }
 
@@ -114,6 +123,7 @@ def read_board(machine: Machine) -> Board | None:
         power_mode=name,
         power_mode_number=number,
         gpu_clock=_gpu_clock(machine),
+        memory_bytes=_memory_bytes(machine.read("/proc/meminfo") or ""),
     )
 
 
@@ -123,6 +133,12 @@ def parse_power_mode(text: str) -> tuple[str, int | None]:
     if not found:
         return "", None
     return found["name"], int(found["number"]) if found["number"] else None
+
+
+def _memory_bytes(meminfo: str) -> int | None:
+    """Read all memory from `/proc/meminfo`, whose numbers are KiB although it says kB."""
+    found = re.search(r"^MemTotal: +(\d+) kB", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _gpu_clock(machine: Machine) -> GpuClock | None:

@@ -20,11 +20,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeattn.errors import TargetError
-from edgeattn.targets import Gpu
+from edgeattn.targets import H200, Gpu
+from edgeattn.targets.gpu import cited
 
-# What is reached at best: of a board's peak bandwidth, of the matrix units' peak rate. The H200's
-# bandwidth is that of a copy, which is reached by definition.
+# What is reached at best: of a board's peak bandwidth, of the matrix units' peak rate.
 MEMORY_SHARE, TENSOR_SHARE = 0.85, 0.60
+# Here measured figures of the card stand for the published ones: the bandwidth of a device copy,
+# which is reached by definition, and the rate of large BF16 products.
+MEASURED_H200 = H200.with_figures(
+    cited("measured on the card", "clock_ghz memory_gb_s fp16_tflops"),
+    clock_ghz=1.75,
+    memory_gb_s=4300.0,
+    fp16_tflops=790.0,
+)
 EXPONENTIALS_PER_CLOCK = 16
 
 Bound = Literal["memory", "products", "exponentials"]
@@ -83,7 +91,7 @@ def roofline(
     if None in known:
         raise TargetError(f"not all figures of {gpu.name} are known: {known}")
     bandwidth, tflops, sm_count, clock = (float(value or 0) for value in known)
-    share = 1.0 if gpu.architecture == 90 else MEMORY_SHARE
+    share = 1.0 if gpu == MEASURED_H200 else MEMORY_SHARE
     window_tokens = window * window
     padded = math.ceil(window_tokens / 16) * 16
     rows = tokens * heads

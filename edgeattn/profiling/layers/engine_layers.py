@@ -133,9 +133,12 @@ def _graph(engine: TensorRtEngine) -> tuple[onnx.ModelProto | None, str]:
 def _ceiling(engine: TensorRtEngine) -> Ceiling | None:
     """Give the ceiling of the GPU that an engine is on; `None` if no figure of it is known."""
     from edgeattn.engine.tensorrt.gpu import identify_gpu
+    from edgeattn.engine.tensorrt.memory import read_memory
 
     identity = identify_gpu(engine.device)
-    gpu = find_gpu(identity.name, identity.architecture, read_text(_DEVICE_TREE) or "")
+    memory = read_memory(engine.device)
+    total = memory.total_bytes if memory.is_shared else memory.gpu_total_bytes
+    gpu = find_gpu(identity.name, identity.architecture, read_text(_DEVICE_TREE) or "", total)
     ceiling = None if gpu is None else gpu_ceiling(gpu)
     return ceiling if ceiling and (ceiling.gb_s or ceiling.gflop_s) else None
 

@@ -43,7 +43,13 @@ def gpu_ceiling(gpu: Gpu) -> Ceiling:
 
     Only types whose peak is known are in it: products in float32 have none.
     """
-    peaks = {"float16": gpu.fp16_tflops, "bfloat16": gpu.fp16_tflops, "int8": gpu.int8_tops}
+    peaks = {
+        "float16": gpu.fp16_tflops,
+        "bfloat16": gpu.fp16_tflops,
+        "int8": gpu.int8_tops,
+        "float8_e4m3fn": gpu.fp8_tflops,
+        "float4_e2m1fn": gpu.fp4_tflops,
+    }
     return Ceiling(
         f"{gpu.name}: published peaks ({gpu.source})",
         gpu.memory_gb_s,

@@ -102,7 +102,7 @@ def test_jetpack_6_is_built_on_the_board(machine) -> None:
 def test_thor_is_not_built_with_cuda_12(machine) -> None:
     machine("x86_64", "12.6.68")
     with pytest.raises(
-        PluginError, match=r"JetPack 7.2 has CUDA 13.2.75, and nvcc here is 12.6.68"
+        PluginError, match=r"JetPack 7.2.1 has CUDA 13.2.86, and nvcc here is 12.6.68"
     ):
         resolve_request(target="jetson-thor")
 
@@ -110,7 +110,7 @@ def test_thor_is_not_built_with_cuda_12(machine) -> None:
 def test_it_tells_which_releases_the_result_is_for(machine) -> None:
     machine("x86_64", "13.0.88")
     notes = resolve_request(target="jetson-agx-orin").notes
-    assert any("for JetPack 7.2; JetPack 6.1, 6.2," in note for note in notes)
+    assert any("for JetPack 7.2, 7.2.1; JetPack 6.1, 6.2," in note for note in notes)
     machine("x86_64", "13.1.80")
     notes = resolve_request(target="jetson-thor").notes
     assert any("newer than the CUDA of JetPack 7.0, 7.1: machine code runs" in n for n in notes)

@@ -30,9 +30,9 @@ def test_a_board_means_its_newest_jetpack_and_the_others_are_named(nowhere):
     where = plan_for("jetson-orin-nano")
     assert (str(where.version), where.architectures) == ("10.16.2.10", (87,))
     assert where.jetpack is not None
-    assert where.jetpack.version == "7.2"
-    assert "JetPack 7.2, the newest known" in where.version_reason
-    assert "6.1, 6.2, 6.2.1, 6.2.2 have 10.3.0.30" in where.version_reason
+    assert where.jetpack.version == "7.2.1"
+    assert "JetPack 7.2.1, the newest known" in where.version_reason
+    assert "6.1, 6.2, 6.2.1, 6.2.2, 6.2.3 have 10.3.0.30" in where.version_reason
 
 
 def test_a_jetpack_that_is_named_decides(nowhere):

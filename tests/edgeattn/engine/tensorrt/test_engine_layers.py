@@ -19,15 +19,16 @@ import pytest
 from edgeattn.artifacts import Manifest, Parent, atomic_artifact
 from edgeattn.calibration.quantize import quantize
 from edgeattn.engine.load import load
+from edgeattn.engine.tensorrt import memory
 from edgeattn.engine.tensorrt.built_from import lower_again
 from edgeattn.engine.tensorrt.lowering import lower_for_tensorrt
+from edgeattn.engine.tensorrt.memory import MemoryState
 from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.errors import DataError, EngineError
 from edgeattn.graph.files import graph_sha256, load_graph
 from edgeattn.profiling.layers import engine_layers as module
 from edgeattn.profiling.layers.engine_layers import engine_layers
-from edgeattn.targets import AGX_ORIN
 from tests import tensorrt_runtime_double
 from tests.graphs import classifier, save
 from tests.pycuda_standin import Ledger
@@ -139,16 +140,24 @@ def test_an_engine_that_was_built_to_tell_names_alone_says_so(script, graph):
     assert "profiling verbosity layer_names" in layers_of(write(graph), whole_ms=0.25).note
 
 
-def test_the_board_that_the_gpu_is_on_gives_the_ceiling(script, graph, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("memory_mib", "module_name", "gb_s"),
+    [(62795, "Jetson AGX Orin 64 GB", 204.8), (30622, "Jetson AGX Orin 32 GB", 204.8)],
+)
+def test_model_and_memory_of_the_board_decide_the_ceiling(
+    memory_mib, module_name, gb_s, script, graph, tmp_path, monkeypatch
+):
     device_tree = tmp_path / "model"
     device_tree.write_bytes(b"NVIDIA Jetson AGX Orin Developer Kit\0")
     monkeypatch.setattr(module, "_DEVICE_TREE", device_tree)
+    state = MemoryState(memory_mib << 20, 0, 0, is_shared=True, gpu_total_bytes=1 << 30)
+    monkeypatch.setattr(memory, "read_memory", lambda device: state)
     profile = layers_of(write(graph), whole_ms=0.25)
-    assert AGX_ORIN.name in profile.ceiling
-    assert profile.roofs["gb_s"] == AGX_ORIN.memory_gb_s
+    assert module_name in profile.ceiling
+    assert profile.roofs["gb_s"] == gb_s
     assert profile.rows[0].bound == "memory"
-    # Of this one no source at hand gives a peak.
-    device_tree.write_bytes(b"NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0")
+    # Nothing is known of this one.
+    device_tree.write_bytes(b"A board of somebody's\0")
     profile = layers_of(write(graph), whole_ms=0.25)
     assert (profile.ceiling, profile.roofs) == ("", None)
 

@@ -7,7 +7,7 @@ import pytest
 from edgeattn.profiling.layers.cost import Cost
 from edgeattn.profiling.layers.roofline import Ceiling, gpu_ceiling, with_rates
 from edgeattn.profiling.layers.rows import LayerRow
-from edgeattn.targets import AGX_ORIN, ORIN_NX
+from edgeattn.targets import AGX_ORIN, Gpu
 
 CEILING = Ceiling("by hand", 100.0, {"float16": 2000.0})
 
@@ -65,6 +65,6 @@ def test_the_ceiling_of_a_board_is_what_is_published_and_no_more():
     assert ceiling.gb_s == 204.8
     assert ceiling.gflop_s == {"float16": 42600.0, "bfloat16": 42600.0, "int8": 85000.0}
     assert "AGX Orin" in ceiling.device
-    unknown = gpu_ceiling(ORIN_NX)
+    unknown = gpu_ceiling(Gpu("a card", 86, None, None, None, None, None))
     assert (unknown.gb_s, unknown.gflop_s) == (None, {})
     assert with_rates(row(), Cost(8, 8, 8), unknown).ceiling_share is None
