@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # A case on the bench of a worker, and the next one in its hands.
 _CASES_PER_WORKER = 2
-# How often a case may bring a worker down, or be on one that goes, before it counts as failed.
+# How often a case runs again whose worker could not keep its files, as on a disk that is full. How
+# many workers it may bring down is the scheduler's setting: `allowed-failures`.
 _RETRIES = 3
 
 
@@ -87,8 +88,9 @@ class _Dispatch:
     def _send(self, case: Case) -> None:
         begin = time.monotonic()
         answer = self._bench.prepare(case)
+        seconds = time.monotonic() - begin
         if "error" in answer:
-            self._finish(make_row(case, answer, time.monotonic() - begin))
+            self._finish(make_row(case, answer, seconds))
             return
         graphs = answer["result"] | {r: case.files[r] for r in ("accuracy",) if r in case.files}
         future = self._client.submit(
@@ -101,10 +103,10 @@ class _Dispatch:
             retries=_RETRIES,
             pure=False,
         )
-        self._running[future] = (case, begin)
+        self._running[future] = (case, seconds)
 
     def _receive(self, future: Future[Any]) -> None:
-        case, begin = self._running.pop(future)
+        case, seconds = self._running.pop(future)
         try:
             answer = future.result()
         except Exception as err:  # whatever becomes of a worker: KilledWorker, a lost connection
@@ -122,7 +124,8 @@ class _Dispatch:
             path = self._bench.report(case)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, report)
-        self._finish(make_row(case, answer, time.monotonic() - begin))
+        # Not by the clock of this side: the case has waited for its worker.
+        self._finish(make_row(case, answer, seconds + answer.pop("seconds", 0.0)))
 
 
 def measure_remotely(
@@ -138,10 +141,12 @@ def measure_remotely(
         timeout_s: Kill the process after this time.
 
     Returns:
-        As `run_task`; the result also names the `worker`, and under `report` stands the report.
+        As `run_task`, and the `seconds` that it took; the result also names the `worker`, and under
+        `report` stands the report.
     """
     from distributed import get_worker
 
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="edgeattn-sweep-") as name:
         bench = Workbench(Path(name), Path(name), timeout_s)
         graphs = {}
@@ -152,7 +157,7 @@ def measure_remotely(
         if "result" in answer:
             answer["result"]["worker"] = str(get_worker().name)
             answer["report"] = read_json(report, "a latency report")
-    return answer
+    return answer | {"seconds": time.monotonic() - begin}
 
 
 def parcel(path: Path) -> dict[str, bytes]:

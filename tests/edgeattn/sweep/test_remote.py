@@ -17,9 +17,9 @@ from distributed import Client
 from edgeattn.errors import BoardError
 from edgeattn.graph.files import graph_sha256
 from edgeattn.sweep.cases import expand
-from edgeattn.sweep.remote import parcel, unpack
+from edgeattn.sweep.remote import _Dispatch, parcel, unpack
 from edgeattn.sweep.results import read_rows
-from edgeattn.sweep.run import run_sweep
+from edgeattn.sweep.run import Workbench, run_sweep
 from edgeattn.sweep.spec import read_spec
 from tests.edgeattn.sweep.sweeps import PRODUCT, write_network, write_sweep
 
@@ -94,10 +94,28 @@ def test_cases_run_on_the_workers_that_have_their_board(tmp_path, cluster):
     assert len(outcome.rows) == 2
     for row in outcome.rows:
         assert (row["error"], row["worker"]) == (None, "a board")
+        assert row["seconds"] > 0
         assert row["figures"]["top1_b"] == 100
         # The report came back, the engine was left.
         assert (outcome.path.parent / "reports" / f"{row['case']}.profile.json").exists()
     assert not (outcome.path.parent / "engines").exists()
+
+
+def test_a_case_takes_what_its_graphs_and_its_worker_took_not_what_it_waited(tmp_path):
+    case, *_ = expand(read_spec(write_sweep(tmp_path, FLOATS)))
+
+    class Done:
+        """A double of Dask's future that has its result at once."""
+
+        def result(self):
+            return {"result": {"figures": {}}, "seconds": 2.5}
+
+    rows = []
+    dispatch = _Dispatch(None, Workbench(tmp_path, tmp_path), rows.append, {"": 1})
+    future = Done()
+    dispatch._running[future] = (case, 0.5)
+    dispatch._receive(future)
+    assert [(row["status"], row["seconds"]) for row in rows] == [("ok", 3.0)]
 
 
 def test_a_worker_that_would_measure_two_cases_at_once_is_refused(tmp_path, cluster):
@@ -135,7 +153,8 @@ def test_a_graph_travels_with_its_weights_wherever_they_stand(tmp_path):
 def children(pid):
     """The processes that a process has started: of a worker, the case that it measures."""
     with contextlib.suppress(FileNotFoundError):
-        return [c for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text()]
+        files = Path(f"/proc/{pid}/task").glob("*/children")
+        return [child for file in files for child in file.read_text().split()]
     return []
 
 
