@@ -8,6 +8,7 @@ get their places together when the golden outputs are right, and nothing does be
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import tempfile
@@ -18,7 +19,6 @@ from typing import Any
 
 from edgeattn.arrays import read_arrays
 from edgeattn.artifacts import (
-    Manifest,
     Parent,
     atomic_artifact,
     check_writable,
@@ -41,6 +41,8 @@ from edgeattn.plugin.driver import local_architectures
 from edgeattn.targets import get_target
 
 Progress = Callable[[int, "int | None", str], None]
+
+_log = logging.getLogger(__name__)
 
 
 def build_from_bundle(
@@ -90,7 +92,9 @@ def build_from_bundle(
         recipe = Recipe.from_dict(opened.manifest.build, str(bundle))
         folder = Path(name)
         graph = extract_graph(opened, folder)
-        kind, _ = choose_engine(engine or recipe.engine)
+        kind, choice = choose_engine(engine or recipe.engine)
+        if choice:
+            _log.warning("%s is built for the %s", bundle, choice)
         options: dict[str, Any] = {}
         library = None
         if kind == "tensorrt":
@@ -106,7 +110,8 @@ def build_from_bundle(
         if progress is not None:
             progress(0, None, "golden outputs")
         checks = _check(unsealed, opened, folder)
-        _put_in_place(unsealed, library, output, opened, checks)
+        report = {"engine_choice": choice} if choice else {}
+        _put_in_place(unsealed, library, output, opened, report | _seal(kind, opened, checks))
     return output
 
 
@@ -189,15 +194,26 @@ def _check(engine: Path, bundle: Bundle, folder: Path) -> list[GoldenCheck]:
     return checks
 
 
+def _seal(kind: str, bundle: Bundle, checks: Sequence[GoldenCheck]) -> dict[str, Any]:
+    """Say where the engine was verified, with what, and what that showed."""
+    golden = [check.to_dict() for check in checks]
+    return {SEAL: place_of(kind) | {"signed_by": bundle.signed_by, "golden": golden}}
+
+
 def _put_in_place(
-    unsealed: Path,
-    library: Path | None,
-    output: Path,
-    bundle: Bundle,
-    checks: Sequence[GoldenCheck],
+    unsealed: Path, library: Path | None, output: Path, bundle: Bundle, report: dict[str, Any]
 ) -> None:
     """Seal the engine, and give it and all that belongs to it their places together."""
-    manifest = _sealed(read_manifest(unsealed), library, output, bundle, checks)
+    manifest = read_manifest(unsealed)
+    if library is not None:  # it was loaded from where it soon is no more
+        kept = str(output.absolute().with_name(library.name))
+        used = [entry | {"file": kept} for entry in manifest.report["plugin"]]
+        report = report | {"plugin": used}
+    manifest = replace(
+        manifest,
+        parents=manifest.parents | {"bundle": Parent(bundle.path.name, bundle.sha256)},
+        report=manifest.report | report,
+    )
     beside = {name: unsealed.with_name(name) for name in manifest.files if name != output.name}
     if library is not None:
         beside[library.name] = library
@@ -207,22 +223,3 @@ def _put_in_place(
             file.replace(place)
     if log_path(unsealed).is_file():
         shutil.move(log_path(unsealed), log_path(output))
-
-
-def _sealed(
-    manifest: Manifest,
-    library: Path | None,
-    output: Path,
-    bundle: Bundle,
-    checks: Sequence[GoldenCheck],
-) -> Manifest:
-    report = dict(manifest.report)
-    if library is not None:  # it was loaded from where it is no more
-        kept = str(output.absolute().with_name(library.name))
-        report["plugin"] = [entry | {"file": kept} for entry in report["plugin"]]
-    report[SEAL] = place_of(manifest.target) | {
-        "signed_by": bundle.signed_by,
-        "golden": [check.to_dict() for check in checks],
-    }
-    parents = manifest.parents | {"bundle": Parent(bundle.path.name, bundle.sha256)}
-    return replace(manifest, parents=parents, report=report)

@@ -84,6 +84,17 @@ def test_equal_bundles_give_equal_engines(folder: Path) -> None:
     assert (folder / "a.engine").read_bytes() == (folder / "b.engine").read_bytes()
 
 
+def test_an_engine_for_the_cpu_in_place_of_tensorrt_is_no_secret(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edgeattn.engine.build.importlib.util.find_spec", lambda name: None)
+    build_from_bundle(folder / "net.zip", folder / "b.engine", engine="auto")
+    said = "cpu, since TensorRT is not installed here"
+    assert read_manifest(folder / "b.engine").report["engine_choice"] == said
+    assert [r.message for r in caplog.records] == [f"{folder / 'net.zip'} is built for the {said}"]
+    assert "engine_choice" not in read_manifest(folder / "sealed.engine").report
+
+
 def test_it_may_be_verified_against_the_graph_too(folder: Path) -> None:
     build_from_bundle(folder / "net.zip", verify=True)
     names = [check["name"] for check in read_manifest(folder / "net.engine").report["verify"]]

@@ -216,7 +216,7 @@ HOSTILE_NAMES = {
     "hidden": ".bashrc",
     "empty part": "a//b",
     "folder": "folder/",
-    "other letters": "caf\u00e9",
+    "other letters": "z\u00fcrich",
     "control": "a\x01b",
     "long": "a" * 101,
     "deep": "/".join("abcdefghi"),
