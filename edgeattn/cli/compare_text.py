@@ -63,6 +63,10 @@ def _fields(pair: Comparison) -> Iterator[tuple[str, str]]:
         if name in pair.ratios:
             text = f"{b} takes {pair.ratios[name].value:.2f} of A's {words}"
             yield "latency", text + _confidence(pair.ratios[name])
+    ours, theirs = pair.a.energy_mj, pair.b.energy_mj
+    if ours and theirs is not None:
+        costs = f"{theirs:.2f} mJ/query, A {ours:.2f}"
+        yield "energy", f"{b} takes {theirs / ours:.2f} of A's: {costs}"
     if pair.top1_drop is not None:
         yield (
             "top-1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from edgeattn.profiling.comparison.ratio import LEAST_TURNS, num_turns_of
 from edgeattn.profiling.comparison.sides import Side, machine_name
 
 # Versions that move a latency; Python and the exporters do not.
@@ -28,6 +29,11 @@ def differences(a: Side, b: Side) -> Iterator[str]:
         yield (
             f"{both} were measured in different runs: what changed in between is in their ratio, "
             "and not in its interval"
+        )
+    elif a.times and b.times and (turns := num_turns_of(a.times, b.times)) < LEAST_TURNS:
+        yield (
+            f"{both} had {turns} turn{'s' if turns > 1 else ''} each, and their interval does not "
+            f"know how turns differ; measure longer, for {LEAST_TURNS} turns or more"
         )
     if a.mode_name != b.mode_name:
         yield f"the latencies hold different things: {a.letter} is {a.mode}; {b.letter} is {b.mode}"

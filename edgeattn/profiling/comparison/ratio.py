@@ -78,7 +78,7 @@ def percentile_ratio(
         is_one_run: Whether both took turns in one run.
     """
     turns = paired_turns(a.starts_ns, b.starts_ns) if is_one_run else None
-    num_turns = min(int(of[-1]) for of in turns) + 1 if turns else 0
+    num_turns = _count(turns) if turns else 0
     if num_turns < LEAST_TURNS:
         turns = None
     few = min(len(a.latency_ms), len(b.latency_ms))
@@ -119,6 +119,15 @@ def paired_turns(starts_a: Sequence[int], starts_b: Sequence[int]) -> tuple[np.n
     changes = np.cumsum(begun[1:] != begun[:-1])
     turns = np.concatenate([[0], changes]) // 2
     return turns[~begun], turns[begun]
+
+
+def num_turns_of(a: Times, b: Times) -> int:
+    """Count the turns that both sides had in the run that they share."""
+    return _count(paired_turns(a.starts_ns, b.starts_ns))
+
+
+def _count(turns: tuple[np.ndarray, np.ndarray]) -> int:
+    return min(int(of[-1]) for of in turns) + 1
 
 
 def _tail_of_few(num_turns: int) -> float:

@@ -82,6 +82,10 @@ def _headline(found: Comparisons) -> list[Figure]:
         *_ratio_figure(pair, "p50", "Median, B over A"),
         *_ratio_figure(pair, "p99", "99th percentile, B over A"),
     ]
+    ours, theirs = pair.a.energy_mj, pair.b.energy_mj
+    if ours and theirs is not None:
+        costs = f"A {number(ours)} mJ/query, B {number(theirs)} mJ/query"
+        figures.append(Figure("Energy, B over A", f"{theirs / ours:.3f}", "times", costs))
     of_pair = pair.figures()
     if pair.top1_drop is not None:
         shares = f"A {pair.top1_a:.2f} %, B {pair.top1_b:.2f} %"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeattn.artifacts import write_json
 from edgeattn.cli.main import run
-from tests.edgeattn.profiling.comparison.made import layers, report, times
+from edgeattn.profiling.board.energy import EnergyPerQuery
+from edgeattn.profiling.report import read_report
+from tests.edgeattn.profiling.comparison.made import board, layers, report, times
 from tests.graphs import classifier, save
 
 
@@ -57,6 +60,18 @@ def test_what_is_too_close_to_call_warns_and_fails_only_if_strict(folder, capfd)
     assert compared(*line, "--strict") == 1
     err = capfd.readouterr().err
     assert "Error: same.profile.json fails what --fail-if asks for: p50 > +0%: too close" in err
+
+
+def test_energy_is_compared_where_both_reports_have_it(folder, capfd):
+    for name, mj in (("old", 50.0), ("new", 40.0)):
+        path = folder / f"{name}.profile.json"
+        energy = EnergyPerQuery(mj, 0.4, 60.0, 4600.0, 11800.0, "VDD_IN", "made up", 90, 5.0)
+        state = replace(board(), energy=energy)
+        write_json(path, replace(read_report(path), board=state).to_dict())
+    words = ["old.profile.json", "new.profile.json", "--html", "c.html"]
+    assert compared(*words, "--fail-if", "energy_mj > 45") == 0
+    assert "energy      B takes 0.80 of A's: 40.00 mJ/query, A 50.00" in capfd.readouterr().out
+    assert "Energy, B over A" in (folder / "c.html").read_text()
 
 
 def test_modules_are_listed_by_what_they_change(folder, capfd):

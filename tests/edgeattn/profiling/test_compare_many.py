@@ -154,7 +154,7 @@ def test_engines_and_reports_mix_in_any_order(graphs: list[Path], asked: list[li
     assert asked[-1] == ["A", "C"]
     assert found.pairs[0].outputs == {}
     assert found.pairs[1].outputs["logits"].sqnr_db < 60
-    assert not found.pairs[1].differences
+    assert not any("different runs" in text for text in found.pairs[1].differences)
     assert any("different runs" in text for text in found.pairs[0].differences)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgeattn.profiling.comparison.differences import differences, troubles
+from edgeattn.profiling.comparison.ratio import Times
 from edgeattn.profiling.modes import MODES
 from tests.edgeattn.profiling.comparison.made import ENVIRONMENT, board, side
 
@@ -57,6 +58,14 @@ def test_an_engine_against_itself_is_called_so() -> None:
     assert found == (
         "A and C are the same engine by their hash: what they differ in is not its doing"
     )
+
+
+def test_a_run_of_few_turns_is_told() -> None:
+    shared = side("A").times
+    assert shared is not None
+    later = Times(shared.latency_ms, tuple(start + 10**12 for start in shared.starts_ns))
+    (found,) = differences(side("A"), side("B", times=later))
+    assert found.startswith("A and B had 1 turn each, and their interval does not know how turns")
 
 
 def test_sides_without_a_latency_have_nothing_to_differ_in() -> None:
