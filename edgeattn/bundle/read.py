@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from edgeattn.artifacts import atomic_path, open_for_reading
 from edgeattn.bundle.archive import (
@@ -41,6 +41,11 @@ from edgeattn.bundle.format import (
 )
 from edgeattn.bundle.sign import fingerprint, is_signed_by, read_public_key
 from edgeattn.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+MAX_READ_BYTES = 64 << 20  # what is larger is extracted, and never in memory as a whole
 
 _SIZE_AT = 22  # in a local file header: where the size stands
 _AGAIN = "copy or make the bundle again"
@@ -70,12 +75,12 @@ class Bundle:
         """Check a file that is open; `Bundle.open` is the way in."""
         self.path = path
         self._stream, self._keep = stream, contextlib.ExitStack()
-        self._key = None if public_key is None else read_public_key(public_key)
-        self.signed_by = ""
         self._listed: set[str] | None = None
+        key = None if public_key is None else read_public_key(public_key)
         data = self._read_manifest()
         self.signature = self._read_signature(len(data))
-        self._check_signature(data)  # before the manifest is parsed
+        # Before the manifest is parsed.
+        self.signed_by = "" if key is None else self._check_signature(key, data)
         self.manifest = BundleManifest.from_bytes(data, str(path))
         self._listed = {entry.name for entry in self.manifest.entries}
         self._starts: dict[str, int] = {}
@@ -105,19 +110,18 @@ class Bundle:
             bundle._keep = stack.pop_all()
         return bundle
 
-    def read(self, name: str, limit: int = 64 << 20) -> bytes:
-        """Read an entry into memory.
-
-        Args:
-            name: Its name.
-            limit: Most bytes to take.
+    def read(self, name: str) -> bytes:
+        """Read a small entry into memory.
 
         Raises:
-            ArtifactError: If there is none of that name, it is larger, or the file has changed.
+            ArtifactError: If there is none of that name, it is larger than `MAX_READ_BYTES`, or the
+                file has changed.
         """
         entry = self.entry(name)
-        if entry.size > limit:
-            raise ArtifactError(f"{name} in {self.path} takes {entry.size} bytes; expected {limit}")
+        if entry.size > MAX_READ_BYTES:
+            raise ArtifactError(
+                f"{name} in {self.path} takes {entry.size} bytes; expected at most {MAX_READ_BYTES}"
+            )
         return b"".join(self.chunks(name))
 
     def extract(self, name: str, folder: Path) -> Path:
@@ -240,22 +244,21 @@ class Bundle:
             raise self._refusal("its signature does not have the checksum or the form of one")
         return data
 
-    def _check_signature(self, manifest: bytes) -> None:
-        if self._key is None:
-            return
-        wanted = fingerprint(self._key)
+    def _check_signature(self, key: Ed25519PublicKey, manifest: bytes) -> str:
+        """Refuse a bundle that is not signed with a key; returns the key's fingerprint."""
+        wanted = fingerprint(key)
         if not self.signature:
             raise ArtifactError(
                 f"{self.path} is not signed; expected a signature with the key {wanted[:16]}",
                 "sign it with `edgeattn bundle --key`, or do not ask for a signature",
             )
-        if not is_signed_by(self._key, self.signature, manifest):
+        if not is_signed_by(key, self.signature, manifest):
             raise ArtifactError(
                 f"{self.path} is not signed with the key {wanted[:16]}, or its manifest was changed"
                 " afterwards",
                 "get it again from who made it, or name their public key",
             )
-        self.signed_by = wanted
+        return wanted
 
     def _check_bytes(self, manifest: bytes) -> str:
         """Compare the whole file with what its manifest says of it; returns its sha256."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,13 +9,10 @@ import pytest
 from edgeattn.plugin.build import PluginBuild, build_plugin
 from edgeattn.plugin.check import check_library
 from edgeattn.plugin.elf import read_library
-from edgeattn.plugin.source import plugin_source
-from edgeattn.plugin.toolchain import CROSS_COMPILER
+from tests.aarch64 import load_on_aarch64
 from tests.edgeattn.plugin.tiny_source import tiny_headers, tiny_source
 
 pytestmark = pytest.mark.cross
-
-SYSROOT = "/usr/aarch64-linux-gnu"
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +26,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> PluginBuild:
         tensorrt_include=tiny_headers(folder / "headers"),
         download=True,
     )
-
-
-def load_on_aarch64(library: Path, folder: Path) -> dict[str, object]:
-    """Load a library under qemu; returns what it says of itself."""
-    program = folder / "load_library"
-    source = plugin_source() / "tests/load_library.cpp"
-    include = f"-I{plugin_source() / 'include'}"
-    command = [CROSS_COMPILER, "-std=c++17", include, str(source), "-o", str(program), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    done = subprocess.run(
-        ["qemu-aarch64", "-L", SYSROOT, str(program), str(library)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    values: dict[str, object] = json.loads(done.stdout)
-    return values
 
 
 def test_both_libraries_load_on_aarch64(built: PluginBuild, tmp_path: Path) -> None:

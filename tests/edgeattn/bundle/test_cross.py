@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,7 @@ from edgeattn.bundle.recipe import Recipe
 from edgeattn.bundle.write import write_bundle
 from edgeattn.errors import PluginError
 from edgeattn.plugin.build import PluginBuild, build_plugin
-from edgeattn.plugin.source import plugin_source
-from edgeattn.plugin.toolchain import CROSS_COMPILER
+from tests.aarch64 import load_on_aarch64
 from tests.edgeattn.bundle.bundles import attention
 from tests.edgeattn.plugin.tiny_source import tiny_headers, tiny_source
 from tests.plugins.plugin_builds import HEADER_SETS, NO_HEADERS
@@ -69,24 +66,8 @@ def test_it_loads_on_the_boards_processor(
     assert library is not None
     assert built.plugin is not None
     assert library.read_bytes() == built.plugin.read_bytes()
-    said = json.loads(load_on_aarch64(library, tmp_path))
+    said = load_on_aarch64(library, tmp_path)
     assert said["architectures"] == [110]
-
-
-def load_on_aarch64(library: Path, folder: Path) -> str:
-    """Load a library under qemu; returns what it says of itself."""
-    program = folder / "load_library"
-    source = plugin_source() / "tests/load_library.cpp"
-    include = f"-I{plugin_source() / 'include'}"
-    command = [CROSS_COMPILER, "-std=c++17", include, str(source), "-o", str(program), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    done = subprocess.run(
-        ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(program), str(library)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -100,7 +81,7 @@ def test_the_plugin_itself_travels_and_loads(tmp_path: Path) -> None:
     with Bundle.open(tmp_path / "net.zip") as opened:
         (entry,) = opened.manifest.of_role("plugin-library")
         library = opened.extract(entry.name, tmp_path / "out")
-    assert json.loads(load_on_aarch64(library, tmp_path))["architectures"] == [110]
+    assert load_on_aarch64(library, tmp_path)["architectures"] == [110]
 
 
 def test_it_is_not_given_to_another_machine(bundle: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeattn.artifacts import sha256_of_file
+from edgeattn.bundle import read as read_module
 from edgeattn.bundle.archive import LOCAL_MAGIC
 from edgeattn.bundle.read import Bundle, is_bundle
 from edgeattn.errors import ArtifactError
@@ -63,9 +64,13 @@ def test_a_name_that_is_not_in_it_is_refused(made: Path) -> None:
         bundle.read("x")
 
 
-def test_an_entry_that_is_too_large_for_memory_is_not_read(made: Path) -> None:
-    with Bundle.open(made / "net.zip") as bundle, pytest.raises(ArtifactError, match="expected 9"):
-        bundle.read("graph/graph.onnx", limit=9)
+def test_an_entry_that_is_too_large_for_memory_is_not_read(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_module, "MAX_READ_BYTES", 9)
+    with Bundle.open(made / "net.zip") as bundle:
+        with pytest.raises(ArtifactError, match="bytes; expected at most 9"):
+            bundle.read("graph/graph.onnx")
 
 
 # --- damage ---------------------------------------------------------------------------------------
