@@ -25,8 +25,10 @@ from edgeattn.engine.tensorrt.load import TensorRtRunOptions
 from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.profiling.compare import compare
+from edgeattn.profiling.modes import MODES
 from edgeattn.profiling.profile import DEVICE_MODE, HOST_MODE, profile
 from tests import tensorrt_runtime_double
+from tests.edgeattn.profiling.comparison.made import report, times
 from tests.graphs import classifier, from_text
 from tests.graphs import save as save_graph
 from tests.pycuda_standin import Ledger
@@ -276,6 +278,19 @@ def test_two_kinds_of_engines_are_compared_each_with_its_options(script, engine,
     assert found.mode == f"{HOST_MODE}; against {DEVICE_MODE}"
     with pytest.raises(EngineError, match="options of TensorRT were given"):
         compare(graph, graph, inputs, tensorrt=options)
+
+
+@pytest.mark.parametrize(("mode", "cuda_graph"), [("trtexec-10", False), ("trtexec-11", True)])
+def test_an_engine_beside_a_report_is_loaded_as_the_reports_mode_measures(
+    script, engine, mode, cuda_graph
+):
+    measured = report(times(20), mode=MODES[mode].sentence, inputs={"x": (2, 3)})
+    asked = TensorRtRunOptions(cuda_graph=not cuda_graph)
+    found = compare(measured, engine, tensorrt=asked, duration_s=0, warm_up_ms=0, board=False)
+    assert found.b.mode == found.a.mode
+    assert found.b.inputs == {"x": (2, 3)}
+    on = found.b.settings["cuda_graph"] or "cuda_graph_fallback" in found.b.settings
+    assert on is cuda_graph
 
 
 def test_the_command_line_runs_it_as_asked(script, engine, tmp_path, capsys, monkeypatch):
