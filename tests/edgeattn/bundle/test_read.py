@@ -68,9 +68,9 @@ def test_an_entry_that_is_too_large_for_memory_is_not_read(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read_module, "MAX_READ_BYTES", 9)
-    with Bundle.open(made / "net.zip") as bundle:
-        with pytest.raises(ArtifactError, match="bytes; expected at most 9"):
-            bundle.read("graph/graph.onnx")
+    said = "bytes; expected at most 9"
+    with Bundle.open(made / "net.zip") as bundle, pytest.raises(ArtifactError, match=said):
+        bundle.read("graph/graph.onnx")
 
 
 # --- damage ---------------------------------------------------------------------------------------
