@@ -14,7 +14,10 @@ from edgeattn.deploy.machine import Machine
 from edgeattn.engine.host import parse_l4t
 from edgeattn.targets import TARGETS, JetPack, Module, Target, module_of_board, target_of_model
 
-_POWER_MODE = re.compile(r"^NV Power Mode: *(?P<name>\S+)\s+(?P<number>\d+)?", re.MULTILINE)
+# `--verbose` puts words before it.
+_POWER_MODE = re.compile(
+    r"^(?:NVPM VERB: Current mode: )?NV Power Mode: *(?P<name>\S+)\s+(?P<number>\d+)?", re.MULTILINE
+)
 _DEVFREQ = "/sys/class/devfreq"
 # Orin, of JetPack 5 and of 6 on; Thor.
 _GPU_CLOCKS = re.compile(r"(17000000\.(gpu|ga10b)|gpu-gpc-0)$")

@@ -73,7 +73,9 @@ class NvmlReader:
         }
         celsius = self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
         load = self._ask(nvml.nvmlDeviceGetUtilizationRates)
-        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo)
+        # The first form counts what the driver reserves for itself as used.
+        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, nvml.nvmlMemory_v2)
+        memory = memory or self._ask(nvml.nvmlDeviceGetMemoryInfo)
         power = self._power_mw()
         return BoardSample(
             time_ns=time_ns,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeattn.deploy.board import Board, parse_power_mode, read_board
 from edgeattn.deploy.machine import Machine
 from edgeattn.engine.host import parse_l4t
-from tests.edgeattn.deploy.boards import BOARD_NAMES, Written, recorded
+from edgeattn.targets import MODULES
+from tests.edgeattn.deploy.boards import BOARD_NAMES, BOARDS, Written, recorded
 
 EXPECTED = {
     "agx-orin-6": ("jetson-agx-orin", "36.4.7", "6.2.1", "MAXN", 0),
@@ -101,11 +103,41 @@ def test_power_modes_are_parsed(text: str, mode: tuple[str, int | None]) -> None
     assert parse_power_mode(text) == mode
 
 
+NVPMODEL = json.loads((BOARDS / "nvpmodel.json").read_text())
+
+
+@pytest.mark.parametrize("case", NVPMODEL, ids=[case["name"] for case in NVPMODEL])
+def test_recorded_modes_are_read_and_are_the_ones_that_the_module_has(case: dict[str, Any]) -> None:
+    name, number = case["expected"]
+    assert parse_power_mode(case["text"]) == (name, number)
+    if case["module"] is None:
+        return
+    modes = MODULES[case["module"]].modes
+    found = [m for m in modes if (m.number, m.name) == (number, name.removeprefix("MODE_"))]
+    assert found
+    for figure in ("gpu_mhz", "memory_mhz"):
+        if figure in case:
+            assert getattr(found[-1], figure) == pytest.approx(case[figure], rel=0.001)
+
+
+def test_modes_of_four_boards_are_recorded_with_their_sources() -> None:
+    assert len({case["module"] for case in NVPMODEL}) >= 4
+    assert all(case["source"] and case["release"] for case in NVPMODEL)
+
+
+def test_releases_of_four_boards_are_recorded_with_their_sources() -> None:
+    boards = [read_board(recorded(name)) for name in BOARD_NAMES]
+    assert len({board.target.name for board in boards if board and board.target}) >= 4
+    readme = (BOARDS / "README.md").read_text()
+    assert all(f"| {name} |" in readme for name in BOARD_NAMES)
+
+
 @pytest.mark.parametrize(
     ("l4t", "jetpack"),
     [
-        ("36.4.0", "6.1"), ("36.4.4", "6.2.1"), ("36.5.0", "6.2.2"), ("36.5.1", "6.2.2"), ("36.5.2", "6.2.3"),
-        ("38.2", "7.0"), ("38.2.1", "7.0"), ("38.4.0", "7.1"), ("39.2.0", "7.2"), ("39.2.1", "7.2.1"),
+        ("36.4.0", "6.1"), ("36.4.4", "6.2.1"), ("36.5.0", "6.2.2"), ("36.5.1", "6.2.2"),
+        ("36.5.2", "6.2.3"), ("38.2", "7.0"), ("38.2.1", "7.0"), ("38.4.0", "7.1"),
+        ("39.2.0", "7.2"), ("39.2.1", "7.2.1"),
         ("36.3.0", None), ("35.4.1", None), ("40.1.0", None), ("", None),
     ],
 )  # fmt: skip
