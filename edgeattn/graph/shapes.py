@@ -36,7 +36,8 @@ def infer_types(model: onnx.ModelProto, *, strict: bool = False) -> dict[str, Te
 
     Args:
         model: The graph.
-        strict: Refuse what onnx else passes over: nodes whose inputs do not fit each other.
+        strict: Refuse what onnx else passes over: nodes whose inputs do not fit each other. Shapes
+            that the graph computes are then not followed; see `settle_shapes`.
 
     Raises:
         GraphError: If the graph contradicts itself, or an attention node is malformed.
@@ -51,7 +52,11 @@ def infer_types(model: onnx.ModelProto, *, strict: bool = False) -> dict[str, Te
     del shadow.graph.node[:]
     shadow.graph.node.extend(nodes)
     try:
-        inferred = shape_inference.infer_shapes(shadow, strict_mode=strict, data_prop=True)
+        inferred = shape_inference.infer_shapes(
+            shadow,
+            strict_mode=strict,
+            data_prop=not strict,  # which itself trips over sums of tables of indices
+        )
     except shape_inference.InferenceError as err:
         raise GraphError(f"the graph contradicts itself: {err}") from err
     types = {

@@ -11,7 +11,7 @@ from edgeattn.deploy.check.findings import GraphFinding
 from edgeattn.deploy.check.subject import Kind, Shapes, Subject
 from edgeattn.errors import GraphError
 from edgeattn.graph.nodes import is_standard, node_label
-from edgeattn.graph.shapes import TensorType, at_shapes, infer_types
+from edgeattn.graph.shapes import TensorType, infer_types
 
 # The standard's operators whose output's size depends on values; those of them that TensorRT has.
 _COUNTING = ("NonMaxSuppression", "NonZero")
@@ -63,7 +63,7 @@ def _contradictions(subject: Subject) -> Iterator[GraphFinding]:
             tried.append(shapes)
             where = f"at the {what} shapes {_text(shapes)}"
             try:
-                types = infer_types(at_shapes(subject.lowered.model, shapes), strict=True)
+                types = infer_types(subject.settled(shapes), strict=True)
             except GraphError as err:
                 reason = f"{where} {' '.join(err.message.split())}"
                 yield GraphFinding("error", "shapes", "", reason, fix)

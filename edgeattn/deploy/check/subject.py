@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 
@@ -18,7 +18,8 @@ from edgeattn.engine.tensorrt.profiles import can_be_shape_tensor, resolve_profi
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.errors import BuildError
 from edgeattn.graph.files import input_specs
-from edgeattn.graph.shapes import TensorType, at_shapes, infer_types
+from edgeattn.graph.settled_shapes import settle_shapes
+from edgeattn.graph.shapes import TensorType, infer_types
 from edgeattn.profiling.layers.cost import GraphCosts
 
 Kind = Literal["min", "opt", "max"]
@@ -46,6 +47,7 @@ class Subject:
     profiles: tuple[ShapeProfile, ...]
     shapes_error: BuildError | None
     are_shapes_exported: bool
+    _settled: dict[Any, onnx.ModelProto] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def types(self) -> Mapping[str, TensorType]:
@@ -56,13 +58,20 @@ class Subject:
     def tuned_costs(self) -> GraphCosts | None:
         """What the nodes cost at the shapes that are tuned for; `None` if those are not known."""
         tuned = self.shapes("opt")
-        return GraphCosts(self.lowered.model, tuned[0]) if tuned else None
+        return GraphCosts(self.settled(tuned[0])) if tuned else None
 
     @cached_property
     def largest_types(self) -> Mapping[str, TensorType] | None:
         """What is known of the tensors at the largest shapes; `None` if those are not known."""
         largest = max(self.shapes("max"), key=_num_elements, default=None)
-        return None if largest is None else infer_types(at_shapes(self.lowered.model, largest))
+        return None if largest is None else infer_types(self.settled(largest))
+
+    def settled(self, shapes: Shapes) -> onnx.ModelProto:
+        """Give the lowered graph with every shape that follows from those of its inputs."""
+        key = tuple(sorted(shapes.items()))
+        if key not in self._settled:
+            self._settled[key] = settle_shapes(self.lowered.model, shapes)
+        return self._settled[key]
 
     def shapes(self, kind: Kind) -> list[Shapes]:
         """List the smallest, best or largest shapes of each profile; none if none are known."""
