@@ -172,13 +172,12 @@ def _print_status(destinations: Sequence[str], reach: Reach, as_json: bool) -> N
     from edgeattn.deploy.deploy import connected
 
     with connected(destinations, reach) as boards:
-        looks = {connection.name: board.look() for connection, board in boards}
+        answers = {connection.name: board.status() for connection, board in boards}
     if as_json:
-        print_json({"boards": looks})
+        print_json({"boards": answers})
         return
     rows = []
-    for name, look in looks.items():
-        deployed = look["deployed"] or {"deployments": [], "busy": None}
+    for name, deployed in answers.items():
         busy = (deployed["busy"] or {}).get("work", "")
         for row in deployed["deployments"]:
             state = "current" if row["is_current"] else "previous" if row["is_previous"] else "kept"

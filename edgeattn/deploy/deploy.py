@@ -20,7 +20,7 @@ from edgeattn.bundle.read import Bundle
 from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy.measured_shapes import measured_shapes
 from edgeattn.deploy.pieces import Piece
-from edgeattn.deploy.plan import FETCHED, REPORT, check_target, make_plan, make_shipment
+from edgeattn.deploy.plan import FETCHED, REPORT, check_board, make_plan, make_shipment
 from edgeattn.deploy.remote import RETRY_S, RemoteBoard
 from edgeattn.deploy.ssh import Connection
 from edgeattn.deploy.wheel import pack_wheel, wheel_name
@@ -164,7 +164,7 @@ def deploy(
         for connection, board in boards:
             notify(BoardProgress(connection.name, "connect"))
             facts = board.look()
-            check_target(recipe, facts, connection.name)
+            check_board(recipe, facts, connection.name)
             plans.append(make_plan(shipment, facts, arguments, examine=examine))
         pieces = [piece for pieces in shipment.pieces.values() for piece in pieces]
         with ThreadPoolExecutor(len(boards)) as pool:

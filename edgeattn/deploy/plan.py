@@ -16,6 +16,7 @@ from edgeattn.artifacts import sha256_of_bytes, sha256_of_file
 from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy.pieces import Piece, cut
 from edgeattn.deploy.requirements import board_requirements
+from edgeattn.deploy.software import LEAST_PYTHON
 from edgeattn.errors import DeployError, TargetError
 from edgeattn.targets import target_of_model
 
@@ -108,7 +109,8 @@ def make_plan(
     Returns:
         The plan as `onboard.work` reads it.
     """
-    needs = board_requirements(facts)
+    is_signed = PUBLIC_KEY in shipment.files
+    needs = board_requirements(facts, is_signed=is_signed)
     packages = {n: h for n, h in shipment.hashes.items() if n.startswith("wheels/")}
     environment_key = _key(facts["python"], facts["executable"], packages, needs.packages)
     board = [facts[name] for name in ("machine", "l4t", "tensorrt", "cuda")]
@@ -118,7 +120,7 @@ def make_plan(
     root = PurePosixPath(facts["folder"])
     here, venv = root / "deployments" / name, root / "venvs" / environment_key
     launcher = str(here / "edgeattn")
-    signed = ["--public-key", PUBLIC_KEY] if PUBLIC_KEY in shipment.files else []
+    signed = ["--public-key", PUBLIC_KEY] if is_signed else []
     install = [str(venv / "bin/python"), "-m", "pip", "install"]
     offline = ["--no-index", "--find-links", str(here / "wheels")] if shipment.is_offline else []
     doctor = [launcher, "doctor", "--json"]
@@ -172,10 +174,11 @@ def make_plan(
     }
 
 
-def check_target(recipe: Recipe, facts: Mapping[str, Any], board: str) -> None:
-    """Refuse a bundle that is for other boards, before anything is sent.
+def check_board(recipe: Recipe, facts: Mapping[str, Any], board: str) -> None:
+    """Refuse a board that a bundle cannot be deployed to, before anything is sent.
 
-    A board that is not known, or that builds for its CPU, is left to judge for itself.
+    Its Python has to be new enough, and if the bundle names boards, it has to be one of them. A
+    board that is not known, or that builds for its CPU, is left to judge that for itself.
 
     Args:
         recipe: How the bundle is built.
@@ -183,8 +186,15 @@ def check_target(recipe: Recipe, facts: Mapping[str, Any], board: str) -> None:
         board: Its name, for the message.
 
     Raises:
+        DeployError: If its Python is too old.
         TargetError: If the bundle names boards, and this is none of them.
     """
+    if tuple(int(part) for part in facts["python"].split(".")[:2]) < LEAST_PYTHON:
+        least = ".".join(map(str, LEAST_PYTHON))
+        raise DeployError(
+            f"{facts['executable']} on {board} is Python {facts['python']}; edgeattn needs {least}",
+            "name a newer one with --python",
+        )
     target = target_of_model(facts["model"])
     builds_plan = recipe.engine == "tensorrt" or (recipe.engine == "auto" and facts["tensorrt"])
     if target and builds_plan and recipe.targets and target.name not in recipe.targets:

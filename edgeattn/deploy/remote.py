@@ -52,8 +52,13 @@ class RemoteBoard:
         self._talk: Conversation | None = None
 
     def look(self) -> Message:
-        """Describe the board and what is deployed on it; the first contact, tried once."""
+        """Tell what the board is, see `onboard.facts`; the first contact, tried once."""
         with self._ask("look") as talk:
+            return talk.answer()
+
+    def status(self) -> Message:
+        """List what is deployed: `folder`, `deployments`, and `busy` with whom, if so."""
+        with self._ask("status") as talk:
             return talk.answer()
 
     def upload(

@@ -26,19 +26,21 @@ class Requirements:
     packages: tuple[str, ...] = ()
 
 
-def board_requirements(facts: Mapping[str, Any]) -> Requirements:
+def board_requirements(facts: Mapping[str, Any], *, is_signed: bool = False) -> Requirements:
     """Choose the packages.
 
     Args:
         facts: `tensorrt` and `cuda` of the board, as `onboard.facts` tells them.
+        is_signed: Whether the board checks a signature.
 
     Returns:
-        Nothing more than edgeattn where there is no TensorRT. Else what compiles and checks the
-        plugin, pycuda, cuda-python no newer than the driver's CUDA, and a NumPy that TensorRT's
-        bindings read.
+        Nothing more than edgeattn where there is neither TensorRT nor a signature. For TensorRT
+        what compiles and checks the plugin, pycuda, cuda-python no newer than the driver's CUDA,
+        and a NumPy that TensorRT's bindings read.
     """
+    signatures = ["cryptography>=42"] * is_signed  # the extra `deploy`
     if not facts["tensorrt"]:
-        return Requirements()
+        return Requirements(packages=tuple(signatures))
     version = TensorRtVersion.parse(facts["tensorrt"])
     packages = ["pycuda>=2024.1"]
     if (version.major, version.minor) < NUMPY_2:
@@ -46,4 +48,4 @@ def board_requirements(facts: Mapping[str, Any]) -> Requirements:
     major, _, minor = facts["cuda"].partition(".")
     if major and minor:
         packages.append(f"cuda-python>={major},<{major}.{int(minor) + 1}")
-    return Requirements(("plugin",), tuple(packages))
+    return Requirements(("plugin",), (*packages, *signatures))

@@ -17,7 +17,7 @@ from edgeattn.errors import EdgeAttnError
 from edgeattn.plugin.build import find_plugin_library
 from edgeattn.plugin.check import check_library
 
-_LEAST_PYTHON = (3, 10)
+LEAST_PYTHON = (3, 10)
 _BASE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "click", "rich")
 _EXTRAS = {"torch": "export models", "onnxscript": "export models", "pyelftools": "check plugins"}
 # The first whose bindings read NumPy 2's arrays: those of 10.0 to 10.15 take their strides for
@@ -44,7 +44,7 @@ def check_python(machine: Machine, board: Board | None) -> Iterator[Finding]:
     yield Finding("ok", "edgeattn", __version__)
     here = tuple(int(part) for part in re.findall(r"\d+", machine.python)[:2])
     release = board.release if board else None
-    if here < _LEAST_PYTHON:
+    if here < LEAST_PYTHON:
         yield Finding(
             "error",
             "Python",

@@ -206,8 +206,9 @@ def explain(destination: str, said: str) -> DeployError:
     """
     for pattern, message, hint in _FAILURES:
         if found := re.search(pattern, said, re.IGNORECASE):
-            host = destination.rpartition("@")[2]
-            words = {"board": destination, "host": host, **found.groupdict()}
+            old = _OLD_KEY.search(said)
+            where = f"line {old['line']} of {old['file']}" if old else "its old key"
+            words = {"board": destination, "where": where, **found.groupdict()}
             return DeployError(message.format(**words), hint.format(**words))
     if found := _NO_ANSWER.search(said):
         return ConnectionLostError(
@@ -224,13 +225,14 @@ _NO_ANSWER = re.compile(
     r"network is unreachable|host is down",
     re.IGNORECASE,
 )
+_OLD_KEY = re.compile(r"Offending .*key in (?P<file>.+):(?P<line>\d+)")
 _FAILURES = (
     (
         r"remote host identification has changed|host key for .* has changed",
         "the host key of {board} is another one than the one that is known: it was flashed anew, "
         "or something else answers in its place",
-        "if it was flashed anew: ssh-keygen -R {host}, then log in once with ssh {board} and "
-        "compare the fingerprint",
+        "if it was flashed anew, remove {where}, log in once with ssh {board}, and compare the "
+        "fingerprint",
     ),
     (
         r"revoked host key|host key .* (?:was )?revoked|marked as revoked",

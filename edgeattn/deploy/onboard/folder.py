@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,29 @@ class Folder:
                 }
             )
         return {"folder": str(self.root), "deployments": rows, "busy": self.busy()}
+
+
+def end_holder(pid: object, lock: Path, *, with_children: bool) -> bool:
+    """End the process that holds a lock.
+
+    Args:
+        pid: Its number as it wrote it down; another process may have the number by now.
+        lock: The file that it holds open.
+        with_children: End all that it started, too.
+
+    Returns:
+        Whether there was such a process.
+    """
+    if not isinstance(pid, int):
+        return False
+    try:
+        handles = [handle.resolve() for handle in Path(f"/proc/{pid}/fd").iterdir()]
+        if lock.resolve() not in handles:
+            return False
+        (os.killpg if with_children else os.kill)(pid, signal.SIGTERM)
+    except OSError:  # it ended just now, or is somebody else's
+        return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

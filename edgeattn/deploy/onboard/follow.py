@@ -28,6 +28,8 @@ def follow(folder: Folder, name: str, offset: int) -> dict[str, object]:
     last_said = time.monotonic()
     while True:
         is_running = (folder.busy() or {}).get("work") == name  # before the look, not after it
+        if path.stat().st_size < offset:  # somebody began it anew
+            offset = 0
         with path.open("rb") as stream:
             stream.seek(offset)
             data = stream.read()

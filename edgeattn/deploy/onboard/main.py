@@ -53,8 +53,13 @@ def main(program: bytes) -> None:
 
 
 def _look(folder: Folder, program: bytes) -> dict[str, Any]:
-    deployed = folder.describe() if folder.exists else None
-    return {"folder": str(folder.root), **read_facts(folder.root), "deployed": deployed}
+    return {"folder": str(folder.root), **read_facts(folder.root)}
+
+
+def _status(folder: Folder, program: bytes) -> dict[str, Any]:
+    if not folder.exists:
+        return {"folder": str(folder.root), "deployments": [], "busy": None}
+    return folder.describe()
 
 
 def _receive(folder: Folder, program: bytes, pieces: list[list[Any]]) -> dict[str, Any]:
@@ -154,6 +159,7 @@ def _require(folder: Folder) -> None:
 
 _ANSWERS: dict[str, Callable[..., dict[str, Any]]] = {
     "look": _look,
+    "status": _status,
     "receive": _receive,
     "start": _start,
     "follow": _follow,

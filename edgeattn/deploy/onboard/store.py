@@ -17,7 +17,13 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgeattn.deploy.onboard.folder import Folder, read_json, sync_folder, write_json
+from edgeattn.deploy.onboard.folder import (
+    Folder,
+    end_holder,
+    read_json,
+    sync_folder,
+    write_json,
+)
 from edgeattn.deploy.onboard.talk import RefusedError, say
 
 _CHUNK = 1 << 18
@@ -188,11 +194,9 @@ def _only_receiver(folder: Folder) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                pid = (read_json(holder) or {}).get("pid")
-                if isinstance(pid, int) and not is_asked:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGTERM)
-                    is_asked = True
+                if not is_asked:
+                    pid = (read_json(holder) or {}).get("pid")
+                    is_asked = end_holder(pid, folder.store / "receiver", with_children=False)
                 if time.monotonic() > end:
                     raise RefusedError("another upload to this board does not end") from None
                 time.sleep(0.05)

@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import IO, Any
 
 from edgeattn.deploy.onboard import store
 from edgeattn.deploy.onboard.failures import explain
-from edgeattn.deploy.onboard.folder import FINISHED, Folder, read_json, write_json
+from edgeattn.deploy.onboard.folder import FINISHED, Folder, end_holder, read_json, write_json
 from edgeattn.deploy.onboard.talk import RefusedError, read_message
 
 EVENTS = "events.jsonl"
@@ -249,12 +248,12 @@ def cancel(folder: Folder) -> str:
         Its name; empty if none ran.
     """
     busy = folder.busy() or {}
-    name, pid = str(busy.get("work", "")), busy.get("pid")
+    name = str(busy.get("work", ""))
     here = folder.deployments / name
-    if not name or not here.is_dir() or not isinstance(pid, int):
+    if not name or not here.is_dir():
         return ""
-    with contextlib.suppress(ProcessLookupError):  # it ended just now
-        os.killpg(pid, signal.SIGTERM)
+    if not end_holder(busy.get("pid"), folder.root / "lock", with_children=True):
+        return ""
     end = {"event": "end", "status": "failed", "step": "", "message": "it was cancelled"}
     with (here / EVENTS).open("a") as events:
         events.write(json.dumps({**end, "hint": "deploy again to go on"}) + "\n")

@@ -46,7 +46,8 @@ class Board:
         shell = folder / "shell"
         python = Path(sys.base_prefix) / "bin"
         shell.write_text(
-            f"#!/bin/sh\nexport HOME='{self.home}' PATH='{python}:/usr/bin:/bin'\ncd \"$HOME\"\n"
+            # Login scripts print; what they print is no answer.
+            f"#!/bin/sh\necho Welcome to {name}\nexport HOME='{self.home}' PATH='{python}:/usr/bin:/bin'\ncd \"$HOME\"\n"
             'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
         )
         shell.chmod(0o755)

@@ -44,6 +44,7 @@ class Lab:
     folder: Path
     boards: list[Board]
     config: Path
+    key: Path
     bundles: list[Path]
     listings: list[dict[str, tuple[int, int]]]
     said: list[BoardProgress] = field(default_factory=list)
@@ -58,9 +59,18 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     graph = write_graph(folder / "net.onnx")
+    public_key = write_keys(folder)
     bundles = [folder / "v1.zip", folder / "v2.zip"]
     for seed, bundle in enumerate(bundles):  # the second differs in its golden tensors
-        write_bundle(graph, bundle, engine="cpu", plugin="none", name="net", seed=seed)
+        write_bundle(
+            graph,
+            bundle,
+            engine="cpu",
+            plugin="none",
+            name="net",
+            seed=seed,
+            key=folder / "key.pem",
+        )
     wheel = pack_wheel()
     with (
         boards(folder, "orin-a", "orin-b") as (both, config),
@@ -68,11 +78,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     ):
         # Somebody may work on the checkout while the tests run: the same wheel throughout.
         patch.setattr(edgeattn.deploy.deploy, "pack_wheel", lambda: wheel)
-        made = Lab(folder, both, config, bundles, [board.listing() for board in both])
+        made = Lab(folder, both, config, public_key, bundles, [board.listing() for board in both])
         made.done = deploy(
             ["orin-a", "orin-b"],
             bundles[0],
             reach=made.reach,
+            public_key=public_key,
             profile_arguments=(*QUICK, *BARE),
             output=folder / "deployed",
             notify=made.said.append,
@@ -80,12 +91,28 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
+def write_keys(folder: Path) -> Path:
+    """Make a pair of keys in `key.pem` and `public.pem`, and give the latter."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key, pem = Ed25519PrivateKey.generate(), serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(private)
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "public.pem").write_bytes(public)
+    return folder / "public.pem"
+
+
 def current(board: Board) -> Path:
     return (board.root / "current").resolve()
 
 
 def options(lab: Lab) -> Sequence[str]:
-    return ("--ssh-config", str(lab.config), "--profile-args", " ".join(BARE))
+    key = ("--public-key", str(lab.key))
+    return ("--ssh-config", str(lab.config), *key, "--profile-args", " ".join(BARE))
 
 
 def test_two_boards_build_verify_and_profile_at_the_same_time(lab: Lab) -> None:
@@ -119,6 +146,8 @@ def test_manifest_and_report_come_back_and_belong_together(lab: Lab) -> None:
         manifest = Manifest.from_dict(values, "it")
         assert manifest.parents["bundle"].sha256 == sha256_of_file(lab.bundles[0])
         assert [check["verdict"] for check in manifest.report["seal"]["golden"]] == ["ok"]
+        with Bundle.open(lab.bundles[0], lab.key) as bundle:
+            assert manifest.report["seal"]["signed_by"] == bundle.signed_by != ""
         engine = current(board) / "model.engine"
         assert manifest.files["model.engine"] == sha256_of_file(engine)
         report = read_report(folder / "model.profile.json")
@@ -185,6 +214,7 @@ def test_an_update_survives_a_cut_sends_what_changed_and_rolls_back(
         ["orin-a"],
         lab.bundles[1],
         reach=lab.reach,
+        public_key=lab.key,
         profile_arguments=(*QUICK, *BARE),
         output=lab.folder / "deployed",
         notify=notify,
@@ -201,7 +231,7 @@ def test_an_update_survives_a_cut_sends_what_changed_and_rolls_back(
     assert f"{first.name} is current again, in place of {second.name}" in capsys.readouterr().out
     assert current(board) == first
     assert run(["deploy", "orin-a", "--status", "--json", *options(lab)]) == 0
-    rows = json.loads(capsys.readouterr().out)["boards"]["orin-a"]["deployed"]["deployments"]
+    rows = json.loads(capsys.readouterr().out)["boards"]["orin-a"]["deployments"]
     assert {row["id"]: (row["is_current"], row["is_previous"], row["bundle"]) for row in rows} == {
         first.name: (True, False, "v1.zip"),
         second.name: (False, True, "v2.zip"),

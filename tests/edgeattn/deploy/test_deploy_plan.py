@@ -16,7 +16,7 @@ import pytest
 import edgeattn
 from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy import plan as plans
-from edgeattn.deploy.plan import check_target, make_plan, make_shipment
+from edgeattn.deploy.plan import check_board, make_plan, make_shipment
 from edgeattn.deploy.requirements import Requirements, board_requirements
 from edgeattn.deploy.wheel import pack_wheel, wheel_name
 from edgeattn.errors import DeployError, TargetError
@@ -214,6 +214,9 @@ def test_a_public_key_goes_along(shipped: Any, tmp_path: Path) -> None:
     (command,) = step(plan, "build")["commands"]
     assert command[3:5] == ["--public-key", "public-key.pem"]
     assert "public-key.pem" in [file["name"] for file in plan["files"]]
+    assert step(plan, "environment")["commands"][2][-1] == "cryptography>=42"
+    bare = FACTS | {"tensorrt": ""}
+    assert board_requirements(bare, is_signed=True) == Requirements((), ("cryptography>=42",))
 
 
 def test_the_doctor_may_be_left_out(shipped: Any) -> None:
@@ -239,6 +242,11 @@ def test_a_bundle_for_another_board_is_refused_before_it_is_sent(
     facts = FACTS | {"model": model}
     if is_refused:
         with pytest.raises(TargetError, match=r"the bundle is for jetson-thor.*, and orin-a is a"):
-            check_target(Recipe(engine, targets), facts, "orin-a")
+            check_board(Recipe(engine, targets), facts, "orin-a")
     else:
-        check_target(Recipe(engine, targets), facts, "orin-a")
+        check_board(Recipe(engine, targets), facts, "orin-a")
+
+
+def test_a_board_whose_python_is_too_old_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(DeployError, match=r"^/usr/bin/python3 on orin-a is Python 3\.8\.10; edgeattn"):
+        check_board(Recipe(), FACTS | {"python": "3.8.10"}, "orin-a")
