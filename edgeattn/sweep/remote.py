@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +45,21 @@ def run_remotely(
         finish: Called with the row of each case, in the order in which they end.
 
     Raises:
-        BoardError: If there is no scheduler, no worker for a case, a worker that would measure two
-            cases at once, or one with another edgeattn.
+        BoardError: If there is no scheduler or it is lost on the way, no worker for a case, a
+            worker that would measure two cases at once, or one with another edgeattn.
         MissingDependencyError: If dask.distributed is not installed.
     """
     with connect(scheduler) as client:
         check_workers(client, ("edgeattn",))
         boards = {case.parameters["board"] for case in cases}
-        _Dispatch(client, bench, finish, _workers(client, boards)).run(cases)
+        dispatch = _Dispatch(client, bench, finish, _workers(client, boards))
+        try:
+            dispatch.run(cases)
+        except CancelledError as err:
+            raise BoardError(
+                f"the Dask scheduler at {scheduler} was lost: {first_line(err)}",
+                "start it again, and go on with --resume; cases that have ended have their rows",
+            ) from err
 
 
 class _Dispatch:
@@ -109,6 +117,8 @@ class _Dispatch:
         case, seconds = self._running.pop(future)
         try:
             answer = future.result()
+        except CancelledError:  # by a scheduler that is gone: no row, so that the case runs again
+            raise
         except Exception as err:  # whatever becomes of a worker: KilledWorker, a lost connection
             message = f"no worker finished the case: {first_line(err)}"
             hint = "look at the workers' logs"

@@ -130,6 +130,21 @@ def test_a_scheduler_that_is_not_there_is_an_error(tmp_path, monkeypatch):
         run_sweep(write_sweep(tmp_path, FLOATS), scheduler="tcp://127.0.0.1:9")
 
 
+def test_a_scheduler_that_is_lost_is_an_error_and_fails_no_case(tmp_path, cluster):
+    cluster.add_worker()
+    spec = write_sweep(tmp_path, FLOATS)
+
+    def lose_the_scheduler(done, total, label):
+        if done == 1:
+            cluster.processes[0].kill()
+
+    with pytest.raises(BoardError, match=r"the Dask scheduler at \S+ was lost") as error:
+        run_sweep(spec, scheduler=cluster.address, progress=lose_the_scheduler)
+    assert "--resume" in error.value.hint
+    (row,) = read_rows(tmp_path / "sweep" / "results.jsonl")
+    assert row["error"] is None  # the other case has none: it runs again
+
+
 def test_a_graph_travels_with_its_weights_wherever_they_stand(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "weights").mkdir(parents=True)
