@@ -10,7 +10,7 @@ from edgeattn.profiling.comparison.gates import Gate
 from edgeattn.profiling.comparison.result import Comparison, Comparisons
 from edgeattn.profiling.comparison.sides import Side, machine_name
 from edgeattn.profiling.page import comparison_tables as tables
-from edgeattn.profiling.page.comparison_plots import colour, forest, latencies
+from edgeattn.profiling.page.comparison_plots import changes, colour, forest, latencies
 from edgeattn.profiling.page.facts import Figure
 from edgeattn.profiling.page.render import render
 from edgeattn.profiling.page.words import count, number
@@ -40,7 +40,6 @@ def comparison_html(found: Comparisons) -> str:
     """
     reference, *others = found.sides
     candidates = others[0].name if len(others) == 1 else count(len(others), "candidate")
-    plot = forest(found)
     machines = dict.fromkeys(machine_name(side.environment) for side in found.sides)
     gates = [_gate(pair, gate) for pair in found.pairs for gate in pair.gates]
     values: dict[str, Any] = {
@@ -52,8 +51,8 @@ def comparison_html(found: Comparisons) -> str:
         "modes": list(dict.fromkeys(side.mode for side in found.sides if side.latency)),
         "warnings": found.warnings,
         "gates": gates,
-        "forest": plot,
-        "num_rows": len(plot.y_ticks) if plot else 0,
+        "forest": forest(found),
+        "changes": changes(found),
         "latency_plots": latencies(found.sides),
         "ratios": tables.ratios(found.pairs),
         "statistics": tables.statistics(found.sides),

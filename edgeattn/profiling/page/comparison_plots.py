@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from edgeattn.profiling.comparison.modules import ModulePair
 from edgeattn.profiling.comparison.result import Comparisons
 from edgeattn.profiling.comparison.sides import Side
 from edgeattn.profiling.page.latency_plots import percentile_path
@@ -18,6 +19,7 @@ from edgeattn.profiling.page.plot import (
     Mark,
     Plot,
     Tick,
+    box,
     dots,
     line,
     upright,
@@ -30,6 +32,7 @@ _COLOURS = 8
 # Ratios, or times, that differ by more than this factor need a logarithmic axis.
 _WIDE = 3.0
 _BINS = 60
+_MOST_MODULES = 12
 _HEADROOM = 0.7  # in rows
 
 
@@ -119,6 +122,58 @@ def forest(found: Comparisons) -> Plot | None:
             f"{name}: {pair.ratios[key].value:.3f}"
             for name, (pair, _, key) in zip(names, rows, strict=True)
         ),
+    )
+
+
+def changes(found: Comparisons) -> Plot | None:
+    """Draw the modules in which most of the difference is made.
+
+    Returns:
+        `None` if the modules are not known of two sides, or all take the same.
+    """
+    by_path: dict[tuple[str, ...], dict[int, ModulePair]] = {}
+    for index, pair in enumerate(found.pairs, start=1):
+        for module in pair.modules:
+            if module.is_leaf and module.change_ms:
+                by_path.setdefault(module.path, {})[index] = module
+    if not by_path:
+        return None
+    largest = sorted(
+        by_path.values(), key=lambda of: -max(abs(module.change_ms) for module in of.values())
+    )[:_MOST_MODULES]
+    known = [index for index, pair in enumerate(found.pairs, start=1) if pair.modules]
+    reach = [0.0, *(module.change_ms for of in largest for module in of.values())]
+    air = 0.04 * (max(reach) - min(reach))
+    x = Axis("what it takes more than A, ms; left: less", min(reach) - air, max(reach) + air)
+    y = Rows.of("module", [next(iter(of.values())).label for of in largest])
+    height = SIZE / y.high
+    marks = []
+    for row, of in enumerate(largest):
+        for index, module in of.items():
+            bar = 0.8 * height / len(known)
+            top = SIZE - y.middle(row) - 0.4 * height + known.index(index) * bar
+            ends = sorted((x.at(0.0), x.at(module.change_ms)))
+            marks.append(
+                Mark(
+                    box(ends[0], top, ends[1], top + bar),
+                    f"change {colour(index)}",
+                    f"{module.label}: {found.pairs[index - 1].b.letter} "
+                    f"{milliseconds(module.ms_b)}, A {milliseconds(module.ms_a)}",
+                )
+            )
+    marks.append(Mark(upright(x.at(0.0)), "rule", "as long as in A"))
+    sides = [found.pairs[index - 1].b for index in known]
+    return Plot(
+        "changes",
+        "Where most of the difference is made",
+        x,
+        y,
+        marks,
+        legend=[
+            Key(colour(index), f"{side.letter} {side.name}")
+            for index, side in zip(known, sides, strict=True)
+        ],
+        describe="; ".join(y.names),
     )
 
 

@@ -14,7 +14,7 @@ from edgeattn.errors import ArtifactError
 from edgeattn.profiling.compare import compare_many
 from edgeattn.profiling.comparison.result import Comparisons
 from edgeattn.profiling.page.comparison import comparison_html, render_comparison
-from edgeattn.profiling.page.comparison_plots import Rows, forest, latencies
+from edgeattn.profiling.page.comparison_plots import Rows, changes, forest, latencies
 from edgeattn.profiling.page.plot import SIZE, Plot
 from tests.edgeattn.profiling.comparison import made
 from tests.graphs import classifier, save
@@ -121,6 +121,22 @@ def test_outlines_hold_all_queries_but_those_that_the_note_counts(found: Compari
         inside = count - int(beyond.get(side.letter, 0))
         assert sum(shares) == pytest.approx(100 * inside / count, abs=0.3)
     assert len(curves.marks) == len(curves.legend) == 4
+
+
+def test_changes_are_drawn_from_nothing_to_what_a_module_takes_more(found: Comparisons) -> None:
+    plot = changes(found)
+    assert plot is not None
+    leaves = [[module for module in pair.modules if module.is_leaf] for pair in found.pairs]
+    by_change = sorted(leaves[0], key=lambda module: -abs(module.change_ms))
+    assert [tick.text for tick in plot.y_ticks] == [module.label for module in by_change]
+    bars = marks(plot, "change c2")  # of B, in the order of the rows
+    for bar, module in zip(bars, by_change, strict=True):
+        left, _, right, _, _ = bar
+        ends = sorted((plot.x.at(0), plot.x.at(module.change_ms)))
+        assert (left, right) == pytest.approx(ends, abs=0.1)
+    tops = [bar[1] for kind in ("c2", "c3", "c4") for bar in marks(plot, f"change {kind}")]
+    assert len(set(tops)) == len(tops) == 3 * len(by_change)
+    assert changes(Comparisons((replace(found.pairs[0], modules=()),))) is None
 
 
 def test_names_of_files_stay_text(found: Comparisons) -> None:
