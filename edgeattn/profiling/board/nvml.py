@@ -73,9 +73,7 @@ class NvmlReader:
         }
         celsius = self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
         load = self._ask(nvml.nvmlDeviceGetUtilizationRates)
-        # The first form counts what the driver reserves for itself as used.
-        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, nvml.nvmlMemory_v2)
-        memory = memory or self._ask(nvml.nvmlDeviceGetMemoryInfo)
+        memory = self._memory()
         power = self._power_mw()
         return BoardSample(
             time_ns=time_ns,
@@ -88,6 +86,12 @@ class NvmlReader:
             memory_used_bytes=None if memory is None else int(memory.used),
             throttled=self._throttled(),
         )
+
+    def _memory(self) -> Any:
+        """Ask in the form that does not count what the driver reserves for itself as used."""
+        ask, form = self._nvml.nvmlDeviceGetMemoryInfo, getattr(self._nvml, "nvmlMemory_v2", None)
+        memory = self._ask(ask, form) if form else None
+        return self._ask(ask) if memory is None else memory  # drivers before 510 have no other
 
     def _power_mw(self) -> float | None:
         field = getattr(self._nvml, "NVML_FI_DEV_POWER_INSTANT", None)
