@@ -11,6 +11,7 @@ import itertools
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -37,6 +38,7 @@ _KEPT = "--state keeps what was seen until then"
 class _Shard(NamedTuple):
     number: int
     runs: Sequence[Run]
+    worker: str | None  # address of the one it was sent to
 
     def __str__(self) -> str:
         names = [name for run in self.runs for name in run.names]
@@ -62,7 +64,7 @@ class Dispatch:
         self._numbers = itertools.count()
         with contextlib.ExitStack() as on_failure:
             self._client = on_failure.enter_context(connect(scheduler))
-            if not self.workers():
+            if not self._workers():
                 raise BoardError(
                     f"the scheduler {scheduler} has no worker",
                     f"start one on each machine: dask worker {scheduler} --nthreads 1",
@@ -77,18 +79,17 @@ class Dispatch:
         self._graph = None
         self._client.close()
 
+    def __len__(self) -> int:
+        """Count the shards that were sent and not received."""
+        return len(self._running)
+
     def workers(self) -> int:
-        """Count the workers there are now.
+        """Count the workers there are now, or are to come.
 
         Raises:
             BoardError: If the scheduler is lost.
         """
-        with self._connection():
-            return len(workers_of(self._client))
-
-    def __len__(self) -> int:
-        """Count the shards that were sent and not received."""
-        return len(self._running)
+        return max(1, len(self._workers()))
 
     def is_full(self) -> bool:
         """Tell whether the workers have enough in their hands.
@@ -96,10 +97,10 @@ class Dispatch:
         Raises:
             BoardError: If the scheduler is lost.
         """
-        return len(self._running) >= _SENT_PER_WORKER * max(1, self.workers())
+        return len(self._running) >= _SENT_PER_WORKER * self.workers()
 
     def send(self, graph: RemoteGraph, runs: Sequence[Run]) -> None:
-        """Send a shard to whichever worker Dask chooses.
+        """Send a shard to the worker that has the least in its hands.
 
         Args:
             graph: The same for each shard; it is sent with the first.
@@ -110,8 +111,13 @@ class Dispatch:
         """
         if self._graph is None:
             self._graph = self._submit(_keep, graph)
-        future = self._submit(observe_shard, self._graph, runs)
-        self._running[future] = _Shard(next(self._numbers), runs)
+        # Dask would spare the graph its way, and leave all short shards to the first who has it.
+        sent = Counter(shard.worker for shard in self._running.values())
+        worker = min(self._workers(), key=lambda address: sent[address], default=None)
+        future = self._submit(
+            observe_shard, self._graph, runs, workers=worker, allow_other_workers=bool(worker)
+        )
+        self._running[future] = _Shard(next(self._numbers), runs, worker)
 
     def receive(self) -> list[Observed]:
         """Wait for an answer, and take those that are there.
@@ -139,7 +145,13 @@ class Dispatch:
                     raise found
         raise error
 
-    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def _workers(self) -> list[str]:
+        with self._connection():
+            return list(workers_of(self._client))
+
+    def _submit(
+        self, function: Callable[..., Any], *arguments: Any, **placement: Any
+    ) -> Future[Any]:
         with self._connection(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")  # see above
             return self._client.submit(
@@ -148,6 +160,7 @@ class Dispatch:
                 key=f"edgeattn-{uuid.uuid4().hex}",  # never the result of another calibration
                 retries=_RETRIES,
                 pure=False,
+                **placement,
             )
 
     def _answer(self, future: Future[Observed], shard: _Shard) -> Observed:
@@ -178,7 +191,7 @@ class Dispatch:
                 with self._connection(), self._client.as_current():
                     return wait(list(futures), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
             except DaskTimeoutError:
-                if self.workers():
+                if self._workers():
                     last_seen_s = time.monotonic()
             if time.monotonic() - last_seen_s > _PATIENCE_S:
                 raise BoardError(

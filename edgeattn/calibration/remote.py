@@ -140,7 +140,7 @@ class RemoteCollector:
         if batches.total is None:
             return _RUNS_OF_STREAM, _MOST_BYTES
         runs = -(-batches.total // self.samples_per_run(batches.batch_size))
-        count = shards or _SHARDS_PER_WORKER * max(1, self._dispatch.workers())
+        count = shards or _SHARDS_PER_WORKER * self._dispatch.workers()
         return -(-runs // count), math.inf if shards else _MOST_BYTES
 
     def _begin_shard(self) -> None:
