@@ -34,7 +34,7 @@ from edgeattn.engine.build import build, choose_engine
 from edgeattn.engine.load import load
 from edgeattn.engine.seal import SEAL, place_of
 from edgeattn.engine.tensorrt.plan import log_path
-from edgeattn.errors import BuildError, EdgeAttnError, TargetError
+from edgeattn.errors import ArtifactError, BuildError, EdgeAttnError, TargetError
 from edgeattn.graph.files import load_graph
 from edgeattn.graph.op import attention_nodes
 from edgeattn.plugin.driver import local_architectures
@@ -85,6 +85,8 @@ def build_from_bundle(
     output = bundle.with_suffix(".engine") if output is None else Path(output)
     check_writable(output)
     check_writable(manifest_path(output))
+    if output.exists() and bundle.exists() and output.samefile(bundle):
+        raise ArtifactError(f"the output {output} is the bundle to build from", "choose another")
     with (
         Bundle.open(bundle, public_key) as opened,
         tempfile.TemporaryDirectory(prefix=".edgeattn-", dir=output.absolute().parent) as name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,9 +119,11 @@ def write_bundle(
     """
     graph = Path(graph)
     output = graph.with_suffix(".zip") if output is None else Path(output)
-    name = graph.name.partition(".")[0] if name is None else name
+    name = _default_name(graph) if name is None else name
     check_bundle_name(name)
     check_writable(output)
+    if output.exists() and graph.exists() and output.samefile(graph):
+        raise ArtifactError(f"the output {output} is the graph to pack", "choose another")
     private_key = None if key is None else read_private_key(key)
     recipe = Recipe(
         engine,
@@ -178,6 +181,11 @@ def write_bundle(
             Bundle.open(temporary).close()  # what cannot be opened is never put in place
         step("written")
     return manifest
+
+
+def _default_name(graph: Path) -> str:
+    """Call a bundle as its graph: `my net.int8.onnx` → `my-net`."""
+    return re.sub(r"[^A-Za-z0-9_+-]+", "-", graph.name.partition(".")[0]).strip("+-") or "graph"
 
 
 @dataclass(frozen=True)

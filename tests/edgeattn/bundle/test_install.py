@@ -163,6 +163,11 @@ def test_an_engine_of_tensorrt_needs_tensorrt(
     refused(said, MissingDependencyError, bundle, output, engine="tensorrt")
 
 
+def test_the_bundle_is_not_written_over(folder: Path) -> None:
+    bundle = folder / "net.zip"
+    refused("is the bundle to build from", ArtifactError, bundle, bundle)
+
+
 def test_a_folder_that_is_missing_is_named(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no folder"):
         build_from_bundle(folder / "net.zip", folder / "none/b.engine")

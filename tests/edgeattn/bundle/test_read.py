@@ -117,7 +117,7 @@ def test_any_flipped_bit_is_seen(made: Path, tmp_path: Path) -> None:
     assert not opens_in_spite_of_flips(tmp_path / "b.zip", whole, range(8 * len(whole)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.data())
 def test_whatever_is_done_to_the_bytes_is_seen(made: Path, data: st.DataObject) -> None:
     """Parts cut out, doubled, moved or overwritten: only the very same bytes open."""

@@ -294,6 +294,22 @@ def test_a_name_that_is_none_is_refused(quantized: Path, tmp_path: Path) -> None
     refused("is no name for a file", ArtifactError, graph, output, name="my net")
 
 
+def test_the_graph_is_not_written_over(folder: Path) -> None:
+    graph = folder / "net.onnx"
+    refused("is the graph to pack", ArtifactError, graph, graph)
+    (folder / "link.zip").symlink_to(graph)
+    refused("is the graph to pack", ArtifactError, graph, folder / "link.zip")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my net.int8.onnx", "my-net"), ("\u00fc.onnx", "graph"), (".x.onnx", "graph")],
+)
+def test_a_bundle_is_called_as_its_graph(folder: Path, file: str, name: str) -> None:
+    (folder / "net.onnx").rename(folder / file)
+    assert write_bundle(folder / file, folder / "b.zip", engine="cpu").name == name
+
+
 def test_a_missing_graph_and_a_missing_folder_are_named(quantized: Path, tmp_path: Path) -> None:
     refused("there is no file", ArtifactError, tmp_path / "none.onnx", tmp_path / "b.zip")
     with pytest.raises(ArtifactError, match="there is no folder"):
