@@ -131,3 +131,35 @@ def test_scales_computed_at_run_time_are_refused_by_10_and_taken_by_11() -> None
     assert len(faults) == 2
     assert all("computed at run time; TensorRT 10 wants a constant" in fault for fault in faults)
     assert faults_of(model, TensorRtVersion(11, 1)) == []
+
+
+def test_a_weight_of_a_type_that_tensorrt_does_not_have() -> None:
+    model = from_text("g (float[2] x) => (float[2] y) { c = Cast<to = 1>(w) y = Add(x, c) }")
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.UINT16, [2], [3, 4]))
+    (fault,) = parser_faults(model, infer_types(model), FLOOR)
+    assert fault == "the weight w is uint16, a type that TensorRT does not have"
+    assert (fault.topic, fault.is_refused) == ("type", True)
+
+
+def test_the_body_of_a_function_is_looked_into() -> None:
+    model = one_node("Chance", "mine")
+    body = [helper.make_node("Bernoulli", ["a"], ["b"], "inner")]
+    opsets = [helper.make_opsetid("", 20)]
+    model.functions.append(helper.make_function("mine", "Chance", ["a"], ["b"], body, opsets))
+    assert faults_of(model) == ["node: its body has inner: TensorRT has no Bernoulli"]
+
+
+def test_operators_that_no_list_names() -> None:
+    assert faults_of(one_node("Unheard")) == ["node: TensorRT's list of operators has no Unheard"]
+
+
+def test_inputs_of_other_types_than_the_first_are_not_held_to_its_list() -> None:
+    text = "g (float[4,3] x, int64[2] i, bool[4,3] b) => (float[2,3] y, float[4,3] z) "
+    model = from_text(text + "{ y = Gather(x, i) z = Where(b, x, x) }")
+    assert faults_of(model) == []
+    mixed = from_text("g (float[2] x, int64[2] n) => (float[2] y) { y = Pow(x, n) }")
+    assert faults_of(mixed) == []
+    whole = from_text("g (int64[2] n) => (int64[2] y) { y = Pow(n, n) }")
+    whole.graph.node[0].name = "pow"
+    assert faults_of(whole) == ["pow: it reads n in INT64; TensorRT takes FP32, FP16, BF16"]
+    assert faults_of(whole, TensorRtVersion(10, 12)) == []
