@@ -61,7 +61,7 @@ class Recipe:
     libraries: tuple[BundledLibrary, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check names, and that nothing of one machine is in it."""
+        """Check names, that nothing of one machine is in it, and that the engine can run."""
         if self.engine not in ENGINES:
             raise BuildError(
                 f"there is no engine {self.engine!r}", f"expected one of {', '.join(ENGINES)}"
@@ -78,6 +78,11 @@ class Recipe:
                         f"{name} was given, which belongs to one machine and not to a bundle",
                         _INSTEAD.get(name, "leave it out"),
                     )
+        if self.tensorrt.options.strip_weights:
+            raise BuildError(
+                "strip_weights was given, and an engine without weights has no outputs to verify",
+                "leave it out, or build the engine from its graph",
+            )
 
     @property
     def uses_plugin(self) -> bool:

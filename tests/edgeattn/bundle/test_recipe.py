@@ -31,7 +31,6 @@ OPTIONS: dict[str, Any] = {
     "hardware_compatibility": "ampere+",
     "version_compatible": True,
     "exclude_lean_runtime": True,
-    "strip_weights": True,
     "refit": True,
     "dla_core": 1,
     "allow_gpu_fallback": True,
@@ -60,8 +59,9 @@ OF_ONE_PLAN: dict[str, Any] = {
 }
 
 
-def test_every_option_is_either_carried_or_of_one_machine() -> None:
-    assert {spec.name for spec in fields(TensorRtOptions)} == OPTIONS.keys() | OF_ONE_MACHINE.keys()
+def test_every_option_is_carried_or_refused() -> None:
+    carried = OPTIONS.keys() | OF_ONE_MACHINE.keys() | {"strip_weights"}
+    assert {spec.name for spec in fields(TensorRtOptions)} == carried
     names = {spec.name for spec in fields(TensorRtRequest)} - {"options"}
     assert names == REQUEST.keys() | OF_ONE_PLAN.keys()
 
@@ -102,6 +102,11 @@ def test_what_belongs_to_one_machine_is_refused(name: str) -> None:
         request = TensorRtRequest(**{name: OF_ONE_PLAN[name]})
     with pytest.raises(BuildError, match=f"{name} was given, which belongs to one machine"):
         Recipe(tensorrt=request)
+
+
+def test_an_engine_that_cannot_be_verified_is_refused() -> None:
+    with pytest.raises(BuildError, match="an engine without weights has no outputs to verify"):
+        Recipe(tensorrt=TensorRtRequest(TensorRtOptions(strip_weights=True)))
 
 
 def test_unknown_names_are_refused() -> None:
