@@ -321,6 +321,30 @@ def test_a_manifest_comes_back_with_the_hashes_of_its_files(written: Path) -> No
     assert read_manifest(written) == replace(MANIFEST, files=hashes)
 
 
+def test_a_sealed_manifest_vouches_for_itself(written: Path) -> None:
+    described = written.with_name("net.bin.json")
+    assert "digest" not in json.loads(described.read_bytes())
+    for _ in range(2):  # what is sealed can be sealed again
+        with atomic_artifact(written, read_manifest(written), sealed=True) as (file,):
+            file.write_bytes(b"abc")
+        text = described.read_text()
+        digest = json.loads(text)["digest"]
+        assert digest == sha256_of_bytes(text.replace(digest, "0" * 64).encode())
+        assert read_manifest(written).digest == digest
+    for changed in (text.replace("minmax", "maxmin"), text + " ", text.replace(digest, "0" * 64)):
+        described.write_text(changed)
+        with pytest.raises(ArtifactError, match=r"net\.bin\.json is not what was sealed"):
+            read_manifest(written, verify=False)
+
+
+@pytest.mark.parametrize("digest", [None, 7, ""])
+def test_a_digest_that_is_none_is_refused(written: Path, digest: Any) -> None:
+    described = written.with_name("net.bin.json")
+    described.write_text(json.dumps(json.loads(described.read_bytes()) | {"digest": digest}))
+    with pytest.raises(ArtifactError, match=r"digest is no text|is not what was sealed"):
+        read_manifest(written)
+
+
 def test_a_manifest_says_which_tools_were_at_hand() -> None:
     tools = tool_versions()
     assert tools["python"] == ".".join(map(str, sys.version_info[:3]))
