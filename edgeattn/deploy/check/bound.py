@@ -73,7 +73,8 @@ class LatencyBound:
         layers: In the order of the graph.
         floor_ms: No engine is faster that reads its weights from memory; `None` if not known.
         layers_ms: The sum over the layers; `None` if not known.
-        unknown: Labels of products whose size or rate is not known; they count nothing.
+        unknown: Labels of products whose size is not known; they count nothing.
+        unrated: Types of products whose rate on this GPU is not known; their bytes alone count.
     """
 
     device: str
@@ -81,6 +82,7 @@ class LatencyBound:
     floor_ms: float | None
     layers_ms: float | None
     unknown: tuple[str, ...]
+    unrated: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the bound into JSON values."""
@@ -118,18 +120,25 @@ def latency_bound(subject: Subject) -> LatencyBound | None:
         _floor_ms(costs, layers, ceiling),
         sum(times) if times else None,
         tuple(unknown),
+        tuple(sorted({layer.precision for layer in layers if not _rate(layer, ceiling)})),
     )
 
 
 def check_bound(bound: LatencyBound | None, subject: Subject) -> Iterator[GraphFinding]:
-    """Say why there is no bound, where there is none."""
-    target = subject.where.target
-    if bound is not None and bound.layers and bound.layers_ms is None:
-        title = target.title if target else ""
-        yield GraphFinding(
-            "note", "latency", "", f"no bound: bandwidth and rates of {title} are not known"
+    """Say what the bound leaves out, and why there is none where there is none."""
+    if bound is None or not bound.layers:
+        return
+    title = subject.where.title
+    if bound.layers_ms is None:
+        reason = f"no bound: bandwidth and rates of {title} are not known"
+        yield GraphFinding("note", "latency", "", reason)
+    elif bound.unrated:
+        reason = (
+            f"the rate of {', '.join(bound.unrated)} on {title} is not known: its products are "
+            "bounded by their bytes alone"
         )
-    for label in bound.unknown if bound else ():
+        yield GraphFinding("note", "latency", "", reason)
+    for label in bound.unknown:
         yield GraphFinding(
             "note", "latency", label, "it counts nothing in the bound: a size is not known"
         )
@@ -248,12 +257,14 @@ def _attention_cores(subject: Subject) -> dict[str, tuple[str, ...]]:
     return cores
 
 
+def _rate(layer: LayerBound, ceiling: Ceiling) -> float | None:
+    return ceiling.gflop_s.get(_RATES.get(layer.precision, layer.precision))
+
+
 def _floor_ms(costs: GraphCosts, layers: list[LayerBound], ceiling: Ceiling) -> float | None:
     """Take the longer of all products, and of all their weights."""
     compute_ms = sum(
-        layer.products / (rate * 1e6)
-        for layer in layers
-        if (rate := ceiling.gflop_s.get(_RATES.get(layer.precision, layer.precision)))
+        layer.products / (rate * 1e6) for layer in layers if (rate := _rate(layer, ceiling))
     )
     if ceiling.gb_s is None:
         return compute_ms or None

@@ -24,13 +24,6 @@ from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.shapes import TensorType
 
 _GIB = 1 << 30
-# Of the largest module of each board, whose other figures `edgeattn.targets` has.
-_MODULE_GIB = {
-    "jetson-orin-nano": 8,
-    "jetson-orin-nx": 16,
-    "jetson-agx-orin": 64,
-    "jetson-thor": 128,
-}
 # Of its memory a board leaves programs 93 to 96 %, of which 1.0 to 1.4 GiB are taken where nothing
 # but the system runs (tegrastats lines of tests/fixtures/boards/tegrastats: 998/15389, 1224/15656,
 # 1438/30622, 1282/62795, RAM …/7620 MB).
@@ -79,8 +72,9 @@ def estimate_memory(subject: Subject, module_gib: int | None = None) -> MemoryEs
     types = subject.largest_types
     activations = None if types is None else live_bytes(subject.lowered.model, types)
     total = sum(weights.values())
-    if module_gib is None and subject.where.target is not None:
-        module_gib = _MODULE_GIB.get(subject.where.target.name)
+    target = subject.where.target
+    if module_gib is None and target is not None and target.modules:
+        module_gib = target.modules[-1].memory_bytes // _GIB
     usable = None if module_gib is None else int(module_gib * _GIB * _USABLE_SHARE)
     return MemoryEstimate(
         total,

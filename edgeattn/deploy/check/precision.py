@@ -11,9 +11,10 @@ from edgeattn.deploy.check.subject import Subject
 from edgeattn.engine.tensorrt.operator_support import TYPE_NAMES
 from edgeattn.engine.tensorrt.products import product_types
 from edgeattn.graph.nodes import node_label
+from edgeattn.targets import SMS
 
-# The oldest SM that computes in a type.
-_OLDEST_SM = {"BF16": 80, "FP8": 89, "FP4": 100}
+# Types that not every GPU has arithmetic for.
+_SOME_HAVE = ("BF16", "FP8", "FP4")
 _NAMED = 3
 
 
@@ -21,8 +22,7 @@ def check_precision(subject: Subject) -> Iterator[GraphFinding]:
     """Compare the graph's types with what the GPU has.
 
     References:
-        CUDA programming guide, "Compute capabilities": BF16 from 8.0, FP8 from 8.9, FP4 from 10.0
-        on. NVIDIA TensorRT-Edge-LLM, "Official Support Matrix": Orin has no FP8 and no FP4.
+        NVIDIA TensorRT-Edge-LLM, "Official Support Matrix": Orin has no FP8 and no FP4.
     """
     makers: dict[str, list[str]] = {}
     for node in subject.lowered.model.graph.node:
@@ -32,7 +32,7 @@ def check_precision(subject: Subject) -> Iterator[GraphFinding]:
             makers.setdefault(each, []).append(node_label(node))
     sms = subject.where.architectures
     for found, labels in makers.items():
-        lacking = [number for number in sms if number < _OLDEST_SM[found]]
+        lacking = [number for number in sms if found not in SMS[number].precisions]
         if not lacking:
             continue
         named = ", ".join(labels[:_NAMED])

@@ -15,7 +15,7 @@ from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.graph.passes.half import convert_to_half
 from edgeattn.profiling.layers.cost import Cost
 from edgeattn.profiling.layers.roofline import Ceiling
-from edgeattn.targets import ORIN_NANO_SUPER
+from edgeattn.targets import ORIN_NANO_SUPER, TARGETS
 from tests.edgeattn.deploy.check.graphs import CHANNELS, free_the_batch, rounded, sound
 from tests.graphs import from_text
 
@@ -124,6 +124,22 @@ def test_a_type_whose_rate_is_not_known_is_bound_by_its_bytes() -> None:
     assert least_ms(COST, "float32", ceiling) == (pytest.approx(0.2), "compute")
     assert least_ms(COST, "int8", ceiling) == (pytest.approx(0.01), "memory")
     assert least_ms(COST, "int8", Ceiling("board", None)) == (None, "")
+
+
+def test_a_rate_that_is_not_known_is_told(tmp_path: Path) -> None:
+    graph = sound()
+    rounded(np.int8(0))(graph)
+    path = tmp_path / "net.onnx"
+    onnx.save(graph, path)
+    for target, jetpack in (("jetson-thor", "7.0"), ("jetson-agx-orin", "6.2")):
+        checked = check_graph(path, TensorRtRequest(target=target, jetpack=jetpack))
+        assert checked.bound is not None
+        gpu = TARGETS[target].gpu
+        assert gpu is not None
+        assert checked.bound.unrated == (() if gpu.int8_tops else ("int8",))
+        told = [f.reason for f in checked.findings if f.topic == "latency"]
+        expected = [f"the rate of int8 on {TARGETS[target].title} is not known"]
+        assert [reason.partition(":")[0] for reason in told] == ([] if gpu.int8_tops else expected)
 
 
 def test_a_board_without_figures_has_no_bound_and_says_so(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import onnx
 import pytest
 from onnx import helper
 
+import edgeattn
 from edgeattn.deploy.check.check import GraphCheck, check_graph
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
+from edgeattn.engine.tensorrt.plan import BuildPlan
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.errors import ArtifactError, BuildError, TargetError
 from edgeattn.graph.passes.half import convert_to_half
@@ -144,6 +146,17 @@ def test_a_size_that_the_export_wrote_into_the_graph_is_found(
     ((level, topic, node, reason),) = told(check_graph(saved(graph, tmp_path), request))
     assert (level, topic, node) == ("error", "shapes", expected[0])
     assert reason.startswith(expected[1])
+
+
+@pytest.mark.parametrize("name", ["a zero point", "float64", "an opset that is too new"])
+def test_the_plan_of_a_build_says_the_same(name: str, tmp_path: Path) -> None:
+    graph = sound()
+    PLANTED[name].change(graph)
+    path = saved(graph, tmp_path)
+    plan = edgeattn.build(path, engine="tensorrt", tensorrt=ORIN, dry_run=True)
+    assert isinstance(plan, BuildPlan)
+    findings = check_graph(path, ORIN).findings
+    assert sorted(map(str, plan.faults)) == sorted(str(f) for f in findings if f.level != "note")
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:
