@@ -16,6 +16,7 @@ import pytest
 
 from edgeattn.engine.base import QueryTimes
 from edgeattn.errors import ArtifactError, DataError
+from edgeattn.profiling import sustained
 from edgeattn.profiling.board.sample import BoardSample, BoardTrace
 from edgeattn.profiling.board.sampler import BoardSampler
 from edgeattn.profiling.modes import MODES
@@ -128,10 +129,12 @@ def test_slow_queries_run_through_the_minute_without_a_pause() -> None:
     assert untimed == WARM_UP_MS // 50 + 1 + 2
 
 
-def test_memory_does_not_grow_with_the_length_of_the_run() -> None:
+def test_memory_does_not_grow_with_the_length_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sustained, "_BLOCK_QUERIES", 200)  # or one block outweighs all minutes
+
     def peak(minutes: float) -> int:
         tracemalloc.start()
-        run(FakeClock(), 2.0, minutes)
+        run(FakeClock(), 20.0, minutes)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -327,6 +330,7 @@ def test_streams_run_at_the_same_time() -> None:
 
 
 def test_a_real_sampler_watches_a_real_run(tmp_path: Path) -> None:
+    begin = time.monotonic()
     told = sustain(
         [lambda: time.sleep(0.005)],
         0.03,
@@ -336,8 +340,10 @@ def test_a_real_sampler_watches_a_real_run(tmp_path: Path) -> None:
         sampler=BoardSampler(board_hz(0.03), orin_nano(tmp_path)),
         warm_up_ms=0,
     )
+    seconds = time.monotonic() - begin
     (minute,) = told.minutes
-    assert 3 <= len(told.board.samples) <= 6
+    # Two a second, and one at each end; on a busy machine it lasts longer, and may miss some.
+    assert 3 <= len(told.board.samples) <= 2 * seconds + 2
     assert (minute.clock_mhz, minute.verdict) == (306, "stable")
     assert minute.temperature_c == pytest.approx(64.031)
     assert minute.power_mw == pytest.approx(4984 * 1856 / 1000, rel=1e-3)
