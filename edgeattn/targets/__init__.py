@@ -12,6 +12,7 @@ from edgeattn.targets.architectures import (
     Sm,
     check_architectures,
     has_machine_code,
+    precisions_of,
     runs_on,
 )
 from edgeattn.targets.boards import (
@@ -59,6 +60,7 @@ __all__ = [
     "get_target",
     "has_machine_code",
     "module_of_board",
+    "precisions_of",
     "runs_on",
     "target_of_model",
 ]

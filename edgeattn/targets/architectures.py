@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from edgeattn.errors import TargetError
 
-# Types of matrix products by the generation of tensor cores.
-_AMPERE = ("TF32", "FP16", "BF16", "INT8")
-_ADA = (*_AMPERE, "FP8")
-_BLACKWELL = (*_ADA, "FP4")
+# The oldest SM whose tensor cores multiply in a type.
+_OLDEST_SM = {"FP16": 70, "INT8": 72, "TF32": 80, "BF16": 80, "FP8": 89, "FP4": 100}
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,10 @@ class Sm:
         max_threads: Threads that one SM holds.
         fp16_per_clock: Operations of dense FP16 products that one SM does in a clock, FP32
             accumulation included; twice as many in INT8. Cards that halve them say so (`Gpu`).
-        precisions: Types that its tensor cores multiply.
 
     References:
-        `cuda_occupancy.h` of CUDA 13.0: shared memory partitions, warps per SM. CUDA programming
-        guide, "Compute capabilities": BF16 and TF32 from 8.0, FP8 from 8.9, FP4 from 10.0 on. The
-        rates are those whose product with SMs and clock are the peaks of NVIDIA's white papers.
+        `cuda_occupancy.h` of CUDA 13.0: shared memory partitions, warps per SM. The rates are those
+        whose product with SMs and clock are the peaks of NVIDIA's white papers.
     """
 
     number: int
@@ -37,20 +33,37 @@ class Sm:
     shared_bytes: int
     max_threads: int
     fp16_per_clock: int
-    precisions: tuple[str, ...]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Types that its tensor cores multiply in."""
+        return precisions_of(self.number)
+
+
+def precisions_of(number: int) -> tuple[str, ...]:
+    """List the types that a GPU's tensor cores multiply in.
+
+    Args:
+        number: Its SM number, of whichever GPU.
+
+    References:
+        CUDA programming guide, "Compute capabilities": TF32 and BF16 from 8.0, FP8 from 8.9, FP4
+        from 10.0 on.
+    """
+    return tuple(name for name, oldest in _OLDEST_SM.items() if number >= oldest)
 
 
 SMS = {
     sm.number: sm
     for sm in (
-        Sm(80, "A100, A30", 164 * 1024, 2048, 2048, _AMPERE),
-        Sm(86, "GeForce RTX 30, A2 to A40", 100 * 1024, 1536, 1024, _AMPERE),
-        Sm(87, "Jetson Orin", 164 * 1024, 1536, 2048, _AMPERE),
-        Sm(89, "GeForce RTX 40, L4, L40", 100 * 1024, 1536, 1024, _ADA),
-        Sm(90, "H100, H200, GH200", 228 * 1024, 2048, 4096, _ADA),
-        Sm(100, "B200, GB200", 228 * 1024, 2048, 8192, _BLACKWELL),
-        Sm(110, "Jetson Thor", 228 * 1024, 1536, 8192, _BLACKWELL),
-        Sm(120, "GeForce RTX 50", 100 * 1024, 1536, 1024, _BLACKWELL),
+        Sm(80, "A100, A30", 164 * 1024, 2048, 2048),
+        Sm(86, "GeForce RTX 30, A2 to A40", 100 * 1024, 1536, 1024),
+        Sm(87, "Jetson Orin", 164 * 1024, 1536, 2048),
+        Sm(89, "GeForce RTX 40, L4, L40", 100 * 1024, 1536, 1024),
+        Sm(90, "H100, H200, GH200", 228 * 1024, 2048, 4096),
+        Sm(100, "B200, GB200", 228 * 1024, 2048, 8192),
+        Sm(110, "Jetson Thor", 228 * 1024, 1536, 8192),
+        Sm(120, "GeForce RTX 50", 100 * 1024, 1536, 1024),
     )
 }
 

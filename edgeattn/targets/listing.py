@@ -18,7 +18,7 @@ def list_targets() -> dict[str, Any]:
     return {
         "targets": [_target(target) for target in TARGETS.values()],
         "gpus": [asdict(gpu) for gpu in CARDS],
-        "architectures": [asdict(sm) for sm in SMS.values()],
+        "architectures": [asdict(sm) | {"precisions": sm.precisions} for sm in SMS.values()],
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgeattn.targets import CARDS, MODULES, SMS, Gpu
+from edgeattn.targets import CARDS, MODULES, SMS, Gpu, precisions_of
 
 GIB = 1 << 30
 FIGURES = (
@@ -92,10 +92,23 @@ def test_the_operations_of_an_sm_are_these() -> None:
     assert {number: sm.fp16_per_clock for number, sm in SMS.items()} == OPERATIONS
 
 
-def test_types_come_with_the_generations_of_tensor_cores() -> None:
-    oldest = {"TF32": 80, "FP16": 80, "BF16": 80, "INT8": 80, "FP8": 89, "FP4": 100}
-    for number, sm in SMS.items():
-        assert set(sm.precisions) == {name for name, first in oldest.items() if number >= first}
+@pytest.mark.parametrize(
+    ("number", "types"),
+    [
+        (61, ""),
+        (75, "FP16 INT8"),
+        (80, "FP16 INT8 TF32 BF16"),
+        (87, "FP16 INT8 TF32 BF16"),
+        (89, "FP16 INT8 TF32 BF16 FP8"),
+        (90, "FP16 INT8 TF32 BF16 FP8"),
+        (103, "FP16 INT8 TF32 BF16 FP8 FP4"),
+        (110, "FP16 INT8 TF32 BF16 FP8 FP4"),
+        (121, "FP16 INT8 TF32 BF16 FP8 FP4"),
+    ],
+)
+def test_types_come_with_the_generations_of_tensor_cores(number: int, types: str) -> None:
+    assert " ".join(precisions_of(number)) == types
+    assert number not in SMS or SMS[number].precisions == precisions_of(number)
 
 
 def test_what_ctas_share_is_as_in_cudas_own_table() -> None:

@@ -241,7 +241,7 @@ def test_the_verb_lists_boards_modules_and_releases(capsys: pytest.CaptureFixtur
 def test_a_name_shows_a_board_with_modes_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["targets", "jetson-orin-nano"]) == 0
     printed = capsys.readouterr().out
-    for word in ("MAXN_SUPER", "orin-nano-4gb", "DS-11105-001", "meta-tegra", "TF32, FP16"):
+    for word in ("MAXN_SUPER", "orin-nano-4gb", "DS-11105-001", "meta-tegra", "TF32, BF16"):
         assert word in printed
     assert "orin-nx" not in printed
     assert run(["targets", "jetson-orin-nano", "--json"]) == 0

@@ -11,7 +11,7 @@ from edgeattn.deploy.check.subject import Subject
 from edgeattn.engine.tensorrt.operator_support import TYPE_NAMES
 from edgeattn.engine.tensorrt.products import product_types
 from edgeattn.graph.nodes import node_label
-from edgeattn.targets import SMS
+from edgeattn.targets import precisions_of
 
 # Types that not every GPU has arithmetic for.
 _SOME_HAVE = ("BF16", "FP8", "FP4")
@@ -28,11 +28,11 @@ def check_precision(subject: Subject) -> Iterator[GraphFinding]:
     for node in subject.lowered.model.graph.node:
         tensors = (*node.input, *node.output)
         types = {TYPE_NAMES.get(_element(subject, name), "") for name in tensors}
-        for each in types & _OLDEST_SM.keys():
+        for each in types.intersection(_SOME_HAVE):
             makers.setdefault(each, []).append(node_label(node))
     sms = subject.where.architectures
     for found, labels in makers.items():
-        lacking = [number for number in sms if found not in SMS[number].precisions]
+        lacking = [number for number in sms if found not in precisions_of(number)]
         if not lacking:
             continue
         named = ", ".join(labels[:_NAMED])
