@@ -69,8 +69,10 @@ def profile_cpu_layers(
     here_ms = statistics.median(measured["alone"].latency_ms)
     profiled_ms = statistics.median(measured["profiled"].latency_ms)
     whole = here_ms if whole_ms is None else whole_ms
-    typical = typical_runs([node.times_ms for node in session.nodes])
     added_ms = profiler_cost_ms()
+    # A sample of a batch is no query: what its runs usually sum to, nothing beside tells.
+    near_ms = None if engine.samples_apart else here_ms + added_ms * len(session.nodes)
+    typical = typical_runs([node.times_ms for node in session.nodes], near_ms)
     scale = _Scale(typical, added_ms, whole / here_ms, whole)
     if engine.samples_apart:
         # Samples that run side by side share the cores: what one takes alone says how its time is

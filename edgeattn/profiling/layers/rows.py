@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -156,15 +157,20 @@ class LayerProfile:
         ]
 
 
-def typical_runs(times_ms: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Pick the runs whose sums over all layers lie in the middle fifth.
+def typical_runs(
+    times_ms: Sequence[Sequence[float]], near_ms: float | None = None
+) -> tuple[int, ...]:
+    """Pick a fifth of the runs: those whose sums over all layers are those of a usual query.
 
     Medians of layers do not add up to the median of a query: on a busy machine each run is late in
     another layer, and no layer's median shows it. Means over the same runs add up, and those in the
-    middle come close to the median of a query, however late the late ones are.
+    middle come close to the median of a query, however late the late ones are. Where most runs are
+    late, because the profiler makes them long, the middle is late too: `near_ms` says better.
 
     Args:
         times_ms: For each layer its time in each run.
+        near_ms: What the sum of a usual run is, if that was measured beside; by default the median
+            of the sums.
 
     Returns:
         Numbers of the runs in their order, at least one if there is any.
@@ -172,7 +178,11 @@ def typical_runs(times_ms: Sequence[Sequence[float]]) -> tuple[int, ...]:
     sums = [sum(run) for run in zip(*times_ms, strict=True)]
     order = sorted(range(len(sums)), key=sums.__getitem__)
     edge = 2 * len(order) // 5
-    return tuple(sorted(order[edge : len(order) - edge]))
+    kept = len(order) - 2 * edge
+    if near_ms is not None:
+        rank = bisect([sums[run] for run in order], near_ms)
+        edge = min(max(rank - kept // 2, 0), len(order) - kept)
+    return tuple(sorted(order[edge : edge + kept]))
 
 
 def module_tree(

@@ -94,6 +94,16 @@ def test_typical_runs_are_the_middle_fifth_by_their_sums():
     assert typical_runs([first, second]) == (3, 8)
 
 
+def test_where_most_runs_are_late_those_near_a_usual_query_are_typical():
+    late = [5, 50, 60, 70, 6, 80, 90, 95, 7, 99]
+    assert typical_runs([late]) == (2, 3)
+    assert typical_runs([late], near_ms=6.5) == (4, 8)
+    assert typical_runs([late], near_ms=0) == (0, 4)
+    assert typical_runs([late], near_ms=1000) == (7, 9)
+    assert typical_runs([[3]], near_ms=1000) == (0,)
+    assert typical_runs([], near_ms=1.0) == ()
+
+
 @pytest.mark.parametrize(("runs", "kept"), [(0, 0), (1, 1), (2, 2), (3, 1), (4, 2), (5, 1)])
 def test_any_number_of_runs_has_typical_ones(runs, kept):
     assert len(typical_runs([list(range(runs))])) == kept
