@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeattn.artifacts import write_bytes
+from edgeattn.artifacts import check_writable, write_bytes
 from edgeattn.bundle.read import Bundle
 from edgeattn.bundle.recipe import Recipe
 from edgeattn.deploy.measured_shapes import measured_shapes
@@ -24,7 +24,7 @@ from edgeattn.deploy.plan import FETCHED, REPORT, check_board, make_plan, make_s
 from edgeattn.deploy.remote import RETRY_S, RemoteBoard
 from edgeattn.deploy.ssh import Connection
 from edgeattn.deploy.wheel import pack_wheel, wheel_name
-from edgeattn.errors import DeployError, EdgeAttnError
+from edgeattn.errors import ArtifactError, DeployError, EdgeAttnError
 from edgeattn.profiling.report import read_report
 
 FOLDER = "~/edgeattn"
@@ -144,7 +144,7 @@ def deploy(
         What became of each, in the order given; one board's failure is its own.
 
     Raises:
-        ArtifactError: If the bundle is refused, or a file cannot be read.
+        ArtifactError: If the bundle is refused, or a file cannot be read or written.
         DeployError: If a board cannot be reached: none is changed then.
         TargetError: If the bundle is not for one of the boards.
     """
@@ -162,6 +162,7 @@ def deploy(
         # One after the other: a passphrase may be asked for.
         plans = []
         for connection, board in boards:
+            _make_folder(output / connection.name)
             notify(BoardProgress(connection.name, "connect"))
             facts = board.look()
             check_board(recipe, facts, connection.name)
@@ -169,7 +170,7 @@ def deploy(
         pieces = [piece for pieces in shipment.pieces.values() for piece in pieces]
         with ThreadPoolExecutor(len(boards)) as pool:
             futures = [
-                pool.submit(_deploy_one, *board, plan, pieces, output, notify)
+                pool.submit(_deploy_one, *board, plan, pieces, output / board[0].name, notify)
                 for board, plan in zip(boards, plans, strict=True)
             ]
             try:
@@ -216,6 +217,17 @@ def connected(
         yield boards
 
 
+def _make_folder(path: Path) -> None:
+    """Make the folder that a board's files come back to, before anything long begins."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ArtifactError(
+            f"the folder {path} cannot be made: {err.strerror}", "choose another with -o"
+        ) from err
+    check_writable(path / REPORT)
+
+
 def _deploy_one(
     connection: Connection,
     board: RemoteBoard,
@@ -235,18 +247,15 @@ def _deploy_one(
         seconds: dict[str, float] = {}
         known["seconds"] = seconds
         end = board.follow(plan["id"], lambda event: _pass_on(name, event, seconds, notify))
-        folder = output / name
-        folder.mkdir(parents=True, exist_ok=True)
-        known["files"] = tuple(board.fetch(plan["id"], FETCHED, folder))
+        for file in FETCHED:  # of an earlier deployment
+            (output / file).unlink(missing_ok=True)
+        known["files"] = tuple(board.fetch(plan["id"], FETCHED, output))
         if end["status"] != "done":
-            raise DeployError(end["message"], end.get("hint") or f"its logs are in {folder}")
-        known["p50_ms"] = read_report(folder / REPORT).latency.p50_ms
+            raise DeployError(end["message"], end.get("hint") or f"its logs are in {output}")
+        known["p50_ms"] = read_report(output / REPORT).latency.p50_ms
     except EdgeAttnError as err:
         notify(BoardProgress(name, "failed", detail=err.message))
         return Deployment(name, destination, **known, error=err)
-    except OSError as err:
-        error = DeployError(f"{output / name} cannot be written: {err.strerror or err}")
-        return Deployment(name, destination, **known, error=error)
     notify(BoardProgress(name, "done"))
     return Deployment(name, destination, **known)
 

@@ -28,6 +28,8 @@ from edgeattn.deploy.measured_shapes import measured_shapes
 from edgeattn.deploy.remote_doctor import examine_board
 from edgeattn.deploy.selftest import write_graph
 from edgeattn.deploy.wheel import pack_wheel
+from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
+from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.errors import ArtifactError, DeployError
 from edgeattn.profiling.report import read_report
 from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards, wait_until
@@ -270,16 +272,32 @@ def test_no_board_is_changed_if_one_cannot_be_reached(lab: Lab, tmp_path: Path) 
         deploy(["orin-b", "me@orin-b"], lab.bundles[1], reach=lab.reach, output=tmp_path)
 
 
+def test_where_nothing_could_come_back_to_nothing_is_sent(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said: list[BoardProgress] = []
+    with pytest.raises(ArtifactError, match=r"orin-b cannot be made: Not a directory"):
+        deploy(
+            *(["orin-b"], lab.bundles[0]),
+            reach=lab.reach,
+            output=tmp_path / "file",
+            notify=said.append,
+        )
+    assert said == []
+
+
 def test_a_failure_on_one_board_is_its_own_and_its_logs_come_back(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = current(lab.boards[1])  # the same deployment, to be measured in another way
     command = ["deploy", "orin-b", str(lab.bundles[0]), *QUICK, *options(lab)]
+    (tmp_path / "orin-b").mkdir()
+    (tmp_path / "orin-b" / "environment.log").write_text("of an earlier deployment")
     shapes = ["--shapes", "tokens:1x14x14x95", "-o", str(tmp_path)]
     assert run([*command, *shapes]) == 1
     said = capsys.readouterr()
     assert "Error: 1 of 1 deployments failed: orin-b: the step profile failed: " in said.err
     assert "95" in (tmp_path / "orin-b" / "profile.log").read_text()
+    assert "pip install" in (tmp_path / "orin-b" / "environment.log").read_text()
     assert "failed" in said.out
     assert current(lab.boards[1]) == before
 
@@ -311,6 +329,14 @@ def test_the_doctor_examines_a_board_through_its_deployment(lab: Lab) -> None:
     assert str(lab.boards[1].home) not in json.dumps(found)
 
 
-def test_open_sizes_are_measured_one_golden_sample_at_a_time(lab: Lab) -> None:
+def test_open_sizes_are_measured_as_tensorrt_is_tuned_or_one_sample_at_a_time(
+    lab: Lab, tmp_path: Path
+) -> None:
     with Bundle.open(lab.bundles[0]) as bundle:
         assert measured_shapes(bundle) == {"tokens": (1, 14, 14, 96)}
+    tuned = ShapeProfile(opt={"tokens": (5, 14, 14, 96)})
+    request = TensorRtRequest(options=TensorRtOptions(profiles=(tuned,)))
+    graph = lab.folder / "net.onnx"
+    write_bundle(graph, tmp_path / "tuned.zip", plugin="none", tensorrt=request)
+    with Bundle.open(tmp_path / "tuned.zip") as bundle:
+        assert measured_shapes(bundle) == {"tokens": (5, 14, 14, 96)}

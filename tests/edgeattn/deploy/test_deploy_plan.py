@@ -248,5 +248,5 @@ def test_a_bundle_for_another_board_is_refused_before_it_is_sent(
 
 
 def test_a_board_whose_python_is_too_old_is_refused_before_anything_is_sent() -> None:
-    with pytest.raises(DeployError, match=r"^/usr/bin/python3 on orin-a is Python 3\.8\.10; edgeattn"):
+    with pytest.raises(DeployError, match=r"^/usr/bin/python3 on orin-a is Python 3\.8\.10; edge"):
         check_board(Recipe(), FACTS | {"python": "3.8.10"}, "orin-a")
