@@ -46,7 +46,7 @@ def test_an_error_ends_with_exit_code_1_and_its_fix(
     assert printed.err.splitlines() == [
         "Error: net.onnx will not run there as it is: operator: resize: its mode is cubic; "
         "TensorRT takes nearest, linear",
-        "hint: write the model without it, or bring a plugin of that name",
+        "hint: write it otherwise in the model: the parser takes the operator, but not so",
     ]
 
 
