@@ -32,6 +32,8 @@ from edgeattn.profiling.board.sample import BoardTrace
 from edgeattn.profiling.board.verdict import Verdict
 from edgeattn.profiling.board.watch import BoardState, BoardWatch
 from edgeattn.profiling.environment import Environment, collect_environment
+from edgeattn.profiling.layers import engine_layers
+from edgeattn.profiling.layers.roofline import Ceiling
 from edgeattn.profiling.modes import HOST, MODES
 from edgeattn.profiling.profile import profile
 from edgeattn.profiling.report import LatencyReport, read_report
@@ -144,7 +146,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_measurement(
         profile(engine, output=engine.parent / "none" / "r.json")
 
 
-def test_every_file_of_a_report_is_written(engine: Path) -> None:
+def test_every_file_of_a_report_is_written(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_measuring_the_ceiling(monkeypatch)
     names = {"report": "r.json", "html": "r.html", "trace": "t.json",
              "export_times": "times.json", "export_profile": "layers.json"}  # fmt: skip
     files = {role: engine.with_name(name) for role, name in names.items()}
@@ -323,6 +326,12 @@ def test_a_report_from_before_layers_and_boards_is_read(engine: Path) -> None:
                  "build_report", "exportProfile", "sustained", "builds"):  # fmt: skip
         del values[name]
     assert LatencyReport.from_dict(values) == report
+
+
+def without_measuring_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the processor's ceiling up: it takes seconds, and is tested where it is made."""
+    made_up = Ceiling("made up", 10.0, {"float32": 100.0, "int8": 200.0})
+    monkeypatch.setattr(engine_layers, "cpu_ceiling", lambda threads: made_up)
 
 
 def with_query(monkeypatch: pytest.MonkeyPatch, timed: Callable[[Any], QueryTimes]) -> None:

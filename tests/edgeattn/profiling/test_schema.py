@@ -15,6 +15,8 @@ from edgeattn.profiling.board.energy import EnergyPerQuery
 from edgeattn.profiling.board.sample import BoardTrace
 from edgeattn.profiling.board.verdict import Verdict
 from edgeattn.profiling.environment import Environment
+from edgeattn.profiling.layers import engine_layers
+from edgeattn.profiling.layers.roofline import Ceiling
 from edgeattn.profiling.layers.rows import LayerProfile, LayerRow, ModuleRow
 from edgeattn.profiling.profile import profile
 from edgeattn.profiling.repeated_builds import BuildRow
@@ -32,7 +34,12 @@ def check(values: Any) -> None:
     jsonschema.validate(values, SCHEMA, jsonschema.Draft202012Validator)
 
 
-def test_a_report_with_everything_fits_and_names_every_key(tmp_path: Path) -> None:
+def test_a_report_with_everything_fits_and_names_every_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Measuring it takes seconds.
+    ceiling = Ceiling("made up", 10.0, {"float32": 100.0, "int8": 200.0})
+    monkeypatch.setattr(engine_layers, "cpu_ceiling", lambda threads: ceiling)
     engine = build(save(classifier(1), tmp_path / "net.onnx"), threads=1)
     file = tmp_path / "net.profile.json"
     profile(
