@@ -81,7 +81,7 @@ def command(
     as_json: bool,
     tensorrt: TensorRtRunOptions | None,
 ) -> None:
-    """Compare engines' outputs and latency on the same inputs, or reports of them.
+    """Compare engines, or reports of them: outputs, latency, modules.
 
     A is the reference, the others are held against it. Each may be an engine, an ONNX graph or a
     report, NAME.profile.json. The latencies of engines are measured in turns; of reports, those in

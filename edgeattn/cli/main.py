@@ -32,7 +32,7 @@ VERBS = {
     "build": "Build an engine from a graph or a bundle.",
     "run": "Run an engine on inputs from a file.",
     "profile": "Measure an engine's latency and throughput.",
-    "compare": "Compare two engines' outputs and latency on the same inputs.",
+    "compare": "Compare engines, or reports of them: outputs, latency, modules.",
     "sweep": "Build and measure many engines from one file.",
     "inspect": "Describe any file that edgeattn writes or reads.",
     "check": "Check a graph for a board, without TensorRT.",
