@@ -34,7 +34,8 @@ _SHOWN_ALIKE = 3  # findings that differ in the node alone
     "module_gib",
     type=click.IntRange(min=1),
     metavar="GIB",
-    help="Memory of the board's module. Default: that of the largest of its kind.",
+    help="Memory of the board's module, which tells which one it is. Default: the largest of its "
+    "kind.",
 )
 @tensorrt_check_options
 @json_option

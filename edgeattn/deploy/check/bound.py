@@ -31,6 +31,7 @@ from edgeattn.graph.nodes import MOVING_OPS, is_standard, node_label
 from edgeattn.profiling.layers.cost import Cost, GraphCosts
 from edgeattn.profiling.layers.roofline import Ceiling, gpu_ceiling, with_rates
 from edgeattn.profiling.layers.rows import OTHER, Bound, LayerRow
+from edgeattn.targets import Gpu
 
 _FUSED_OPS = (
     *("Add", "BatchNormalization", "Cast", "Clip", "Div", "Elu", "Erf", "Gelu", "HardSigmoid"),
@@ -89,19 +90,20 @@ class LatencyBound:
         return asdict(self)
 
 
-def latency_bound(subject: Subject) -> LatencyBound | None:
+def latency_bound(subject: Subject, gpu: Gpu | None) -> LatencyBound | None:
     """Work out the least time of a query at the shapes that the engine is tuned for.
 
     Args:
         subject: The graph.
+        gpu: The board's.
 
     Returns:
         The bound; `None` if the shapes or the GPU are not known.
     """
-    costs, target = subject.tuned_costs, subject.where.target
-    if costs is None or target is None or target.gpu is None:
+    costs = subject.tuned_costs
+    if costs is None or gpu is None:
         return None
-    ceiling = gpu_ceiling(target.gpu)
+    ceiling = gpu_ceiling(gpu)
     asked = asked_precisions(subject.lowered)
     layers, unknown = [], []
     for label, nodes in layers_of(subject.lowered.model, asked, _attention_cores(subject)).items():

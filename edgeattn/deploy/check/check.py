@@ -27,7 +27,9 @@ from edgeattn.errors import GraphError
 from edgeattn.graph.files import load_graph
 from edgeattn.graph.finite import check_finite
 from edgeattn.graph.preflight import plugin_nodes
+from edgeattn.targets import Gpu
 
+_GIB = 1 << 30
 Progress = Callable[[int, "int | None", str], None]
 
 _QUESTIONS: dict[str, Callable[[Subject], Iterator[GraphFinding]]] = {
@@ -94,7 +96,7 @@ def check_graph(
     Args:
         graph: The ONNX file, in the precision that the engine shall have.
         request: The board, and what is asked of the build there; by default what is installed here.
-        module_gib: Memory of the board's module; by default that of the largest.
+        module_gib: Memory of the board's module, whose figures then count; by default the largest.
         progress: Called with steps done, steps in all, and the step at hand.
 
     Returns:
@@ -129,10 +131,20 @@ def check_graph(
     memory = estimate_memory(subject, module_gib)
     findings += check_board_memory(subject, memory)
     step("least time")
-    bound = latency_bound(subject)
+    bound = latency_bound(subject, _gpu(where, module_gib))
     findings += check_bound(bound, subject)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return GraphCheck(graph.name, where, tuple(findings), memory, bound)
+
+
+def _gpu(where: Destination, module_gib: int | None) -> Gpu | None:
+    """Choose the GPU of the module with that memory, else the figures that no module exceeds."""
+    if where.target is None:
+        return None
+    for module in where.target.modules:
+        if module_gib is not None and module.memory_bytes == module_gib * _GIB:
+            return module.fastest
+    return where.target.gpu
 
 
 def _broken_parts(model: onnx.ModelProto) -> Iterator[GraphFinding]:

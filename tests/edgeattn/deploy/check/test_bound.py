@@ -126,6 +126,19 @@ def test_a_type_whose_rate_is_not_known_is_bound_by_its_bytes() -> None:
     assert least_ms(COST, "int8", Ceiling("board", None)) == (None, "")
 
 
+def test_the_module_with_that_memory_counts(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(sound(), path)
+    request = TensorRtRequest(target="jetson-orin-nano", jetpack="6.2")
+    names = {}
+    for gib in (None, 4, 8, 3):
+        bound = check_graph(path, request, module_gib=gib).bound
+        assert bound is not None
+        names[gib] = bound.device.partition(":")[0]
+    assert names[None] == names[8] == names[3] == "Jetson Orin Nano Super 8 GB"
+    assert names[4] == "Jetson Orin Nano Super 4 GB"
+
+
 def test_a_rate_that_is_not_known_is_told(tmp_path: Path) -> None:
     graph = sound()
     rounded(np.int8(0))(graph)
