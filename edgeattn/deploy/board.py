@@ -12,7 +12,15 @@ from typing import Any
 
 from edgeattn.deploy.machine import Machine
 from edgeattn.engine.host import parse_l4t
-from edgeattn.targets import TARGETS, JetPack, Module, Target, module_of_board, target_of_model
+from edgeattn.targets import (
+    TARGETS,
+    JetPack,
+    Module,
+    PowerMode,
+    Target,
+    module_of_board,
+    target_of_model,
+)
 
 # `--verbose` puts words before it.
 _POWER_MODE = re.compile(
@@ -79,6 +87,15 @@ class Board:
     def module(self) -> Module | None:
         """Its module, by model and memory; `None` if it is none of those known."""
         return module_of_board(self.model, self.memory_bytes)
+
+    @property
+    def mode(self) -> PowerMode | None:
+        """What is known of its power mode; `None` if nothing is."""
+        is_super = "super" in f"{self.model} {self.power_mode}".lower()
+        module = self.module
+        if module is None:
+            return None
+        return module.find_mode(self.power_mode, self.power_mode_number, is_super=is_super)
 
     @property
     def release(self) -> JetPack | None:

@@ -11,6 +11,7 @@ from edgeattn.deploy.findings import Finding
 from edgeattn.deploy.machine import Machine
 from edgeattn.engine.tensorrt.memory import memory_state
 from edgeattn.plugin.cache import cache_folder
+from edgeattn.targets import PowerMode
 
 _GIB = 1 << 30
 # TensorRT's builder takes about a GiB beside the model (see engine/tensorrt/memory.py).
@@ -107,17 +108,7 @@ def check_disk(machine: Machine) -> Iterator[Finding]:
 
 def check_power(board: Board) -> Iterator[Finding]:
     """Look at what decides a board's speed: power mode and clocks."""
-    if not board.power_mode:
-        yield Finding("note", "power mode", "not known: nvpmodel -q does not answer")
-    elif not board.power_mode.startswith(_FULL_POWER):
-        yield Finding(
-            "note",
-            "power mode",
-            f"{board.power_mode}: the board can do more than it shows now",
-            "sudo nvpmodel -p --verbose lists the modes, sudo nvpmodel -m N sets one",
-        )
-    else:
-        yield Finding("ok", "power mode", board.power_mode)
+    yield _power_mode(board)
     clock = board.gpu_clock
     if clock is None:
         yield Finding("note", "GPU clock", "cannot be read: figures will not say what they mean")
@@ -131,6 +122,49 @@ def check_power(board: Board) -> Iterator[Finding]:
             "measurements differ from run to run",
             "sudo jetson_clocks locks it until the next boot",
         )
+
+
+def _power_mode(board: Board) -> Finding:
+    """Compare the power mode with the fastest one that the board has."""
+    name, module, mode = board.power_mode, board.module, board.mode
+    if not name:
+        return Finding("note", "power mode", "not known: nvpmodel -q does not answer")
+    if module is None or mode is None:
+        if name.startswith(_FULL_POWER):
+            return Finding("ok", "power mode", name)
+        return Finding(
+            "note",
+            "power mode",
+            f"{name}: the board can do more than it shows now",
+            "sudo nvpmodel -p --verbose lists the modes, sudo nvpmodel -m N sets one",
+        )
+    fastest = module.fastest_mode(is_super=mode.is_super)
+    if _gpu_speed(mode) < _gpu_speed(fastest):
+        return Finding(
+            "note",
+            "power mode",
+            f"{name}: the GPU runs {_gpu_of(mode)}; in {fastest.name} {_gpu_of(fastest)}",
+            f"sudo nvpmodel -m {fastest.number} sets {fastest.name}, if supply and cooling bear it",
+        )
+    if module.super_gpu and not mode.is_super:
+        faster = module.fastest_mode(is_super=True)
+        return Finding(
+            "note",
+            "power mode",
+            f"{name}: the fastest that it was flashed for: the GPU runs {_gpu_of(mode)}; in the "
+            f"Super modes of JetPack 6.2 and later {_gpu_of(faster)}",
+            "flash the Super configuration, if the carrier can power and cool it",
+        )
+    return Finding("ok", "power mode", name)
+
+
+def _gpu_of(mode: PowerMode) -> str:
+    parts = f"with {mode.sm_count} SMs " if mode.sm_count else ""
+    return f"{parts}at up to {mode.gpu_mhz:.0f} MHz"
+
+
+def _gpu_speed(mode: PowerMode) -> float:
+    return mode.gpu_mhz * (mode.sm_count or 1)
 
 
 def check_devices(machine: Machine) -> Iterator[Finding]:

@@ -83,6 +83,30 @@ class Module:
         """Figures that no mode exceeds."""
         return self.super_gpu or self.gpu
 
+    def find_mode(self, name: str, number: int | None, *, is_super: bool) -> PowerMode | None:
+        """Find a power mode by what nvpmodel prints of it.
+
+        Args:
+            name: Its name, with or without `MODE_`.
+            number: Its number; `None` if it was not printed.
+            is_super: Whether the board was flashed for the Super modes, as far as that is known: a
+                mode of that name and number may be in both sets.
+
+        Returns:
+            `None` if the module has none such.
+        """
+        found = [
+            mode
+            for mode in self.modes
+            if mode.name == name.removeprefix("MODE_") and number in (None, mode.number)
+        ]
+        return min(found, key=lambda mode: mode.is_super is not is_super, default=None)
+
+    def fastest_mode(self, *, is_super: bool) -> PowerMode:
+        """Give the mode with the highest clock of those that a board was flashed for."""
+        modes = [mode for mode in self.modes if mode.is_super is is_super]
+        return max(modes, key=lambda mode: (mode.gpu_mhz * (mode.sm_count or 1), not mode.watts))
+
 
 _ORIN_NANO_4 = Gpu(
     "Jetson Orin Nano 4 GB",

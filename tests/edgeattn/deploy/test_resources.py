@@ -87,6 +87,43 @@ def test_power_mode_and_clocks_are_told() -> None:
     assert levels([*check_power(unknown)]) == {"power mode": "note", "GPU clock": "note"}
 
 
+NANO_KIT = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit"
+NX_KIT = "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
+
+
+@pytest.mark.parametrize(
+    ("model", "gib", "mode", "number", "level", "text", "fix"),
+    [
+        (f"{NANO_KIT} Super", 7.4, "MAXN_SUPER", 2, "ok", "MAXN_SUPER", ""),
+        (f"{NANO_KIT} Super", 7.4, "25W", 1, "note", "918 MHz; in MAXN_SUPER", "nvpmodel -m 2"),
+        (f"{NANO_KIT} Super", 7.4, "15W", 0, "note", "up to 612 MHz", "nvpmodel -m 2"),
+        # The same mode on a board that was flashed otherwise is its fastest.
+        (NANO_KIT, 7.4, "15W", 0, "note", "up to 625 MHz; in the Super modes", "flash the Super"),
+        (NANO_KIT, 3.4, "7W_AI", 1, "note", "408 MHz; in 10W at up to 625 MHz", "nvpmodel -m 0"),
+        (NX_KIT, 15.3, "MODE_15W", 2, "note", "in MAXN at up to 918 MHz", "nvpmodel -m 0"),
+        (NX_KIT, 15.3, "40W", 4, "ok", "40W", ""),  # only boards flashed for Super have it
+        ("NVIDIA Jetson AGX Orin Developer Kit", 61.3, "MAXN", 0, "ok", "MAXN", ""),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 61.3, "MODE_30W", 2, "note", "8 SMs", "-m 0"),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 29.9, "MODE_40W", 3, "note", "816 MHz", "-m 0"),
+        ("NVIDIA Jetson AGX Thor Developer Kit", 122.8, "90W", 2, "note", "with 12 SMs", "-m 0"),
+        # One that nobody has told of.
+        (f"{NANO_KIT} Super", 7.4, "MY_MODE", 9, "note", "can do more", "lists the modes"),
+        (f"{NANO_KIT} Super", 7.4, "MAXN", 9, "ok", "MAXN", ""),
+    ],
+)
+def test_a_power_mode_is_held_to_the_fastest_that_the_module_has(
+    model: str, gib: float, mode: str, number: int, level: str, text: str, fix: str
+) -> None:
+    board = Board(
+        model, "36.4.4", power_mode=mode, power_mode_number=number, memory_bytes=int(gib * GIB)
+    )
+    found = next(iter(check_power(board)))
+    assert (found.level, found.topic) == (level, "power mode")
+    assert text in found.text
+    assert fix in found.fix
+    assert bool(found.fix) == (level != "ok")
+
+
 def test_devices_that_may_not_be_opened_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
