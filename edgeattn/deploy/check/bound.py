@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnx
 
 from edgeattn.deploy.check.findings import GraphFinding
 from edgeattn.deploy.check.subject import Subject
+from edgeattn.engine.tensorrt.operator_support import TYPE_NAMES
 from edgeattn.engine.tensorrt.precision import asked_precisions
 from edgeattn.graph.constants import Constants
 from edgeattn.graph.nodes import MOVING_OPS, is_standard, node_label
@@ -103,7 +104,7 @@ def latency_bound(subject: Subject, gpu: Gpu | None) -> LatencyBound | None:
     costs = subject.tuned_costs
     if costs is None or gpu is None:
         return None
-    ceiling = gpu_ceiling(gpu)
+    ceiling = _ceiling(subject, gpu)
     asked = asked_precisions(subject.lowered)
     layers, unknown = [], []
     for label, nodes in layers_of(subject.lowered.model, asked, _attention_cores(subject)).items():
@@ -124,6 +125,19 @@ def latency_bound(subject: Subject, gpu: Gpu | None) -> LatencyBound | None:
         tuple(unknown),
         tuple(sorted({layer.precision for layer in layers if not _rate(layer, ceiling)})),
     )
+
+
+def _ceiling(subject: Subject, gpu: Gpu) -> Ceiling:
+    """Give the GPU's ceiling; products of FP8 and FP4 stand in the graph as those of halves."""
+    ceiling = gpu_ceiling(gpu)
+    found = {TYPE_NAMES.get(known.element) for known in subject.types.values()}
+    tera = gpu.fp4_tflops if "FP4" in found else gpu.fp8_tflops
+    if found.isdisjoint(("FP4", "FP8")):
+        return ceiling
+    rates = {name: rate for name, rate in ceiling.gflop_s.items() if name == "int8"}
+    if tera is not None:
+        rates |= dict.fromkeys(("float16", "bfloat16"), tera * 1e3)
+    return replace(ceiling, gflop_s=rates)
 
 
 def check_bound(bound: LatencyBound | None, subject: Subject) -> Iterator[GraphFinding]:

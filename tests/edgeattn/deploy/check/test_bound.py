@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from edgeattn.deploy.check.bound import LatencyBound, layers_of, least_ms
+from edgeattn.deploy.check.bound import LatencyBound, latency_bound, layers_of, least_ms
 from edgeattn.deploy.check.check import check_graph
+from edgeattn.deploy.check.subject import make_subject
+from edgeattn.engine.tensorrt.destination import plan_for
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.graph.passes.half import convert_to_half
 from edgeattn.profiling.layers.cost import Cost
 from edgeattn.profiling.layers.roofline import Ceiling
 from edgeattn.targets import ORIN_NANO_SUPER, TARGETS
-from tests.edgeattn.deploy.check.graphs import CHANNELS, free_the_batch, rounded, sound
+from tests.edgeattn.deploy.check.graphs import CHANNELS, free_the_batch, in_fp8, rounded, sound
 from tests.graphs import from_text
 
 TOKENS = 64
@@ -124,6 +127,25 @@ def test_a_type_whose_rate_is_not_known_is_bound_by_its_bytes() -> None:
     assert least_ms(COST, "float32", ceiling) == (pytest.approx(0.2), "compute")
     assert least_ms(COST, "int8", ceiling) == (pytest.approx(0.01), "memory")
     assert least_ms(COST, "int8", Ceiling("board", None)) == (None, "")
+
+
+def test_products_of_fp8_are_bounded_by_its_rate() -> None:
+    graph = sound()
+    in_fp8(graph)
+    request = TensorRtRequest(target="jetson-thor", jetpack="7.0")
+    subject = make_subject(graph, request, plan_for("jetson-thor", "7.0"))
+    thor = TARGETS["jetson-thor"].gpu
+    assert thor is not None
+    assert thor.fp8_tflops
+    fast = latency_bound(subject, replace(thor, memory_gb_s=1e12))  # so that products decide
+    assert fast is not None
+    assert fast.unrated == ()
+    for layer in fast.layers:
+        assert layer.least_ms == pytest.approx(layer.products / (thor.fp8_tflops * 1e9))
+    without = latency_bound(subject, replace(thor, fp8_tflops=None))
+    assert without is not None
+    assert without.unrated == ("float32",)
+    assert {layer.bound for layer in without.layers} == {"memory"}
 
 
 def test_the_module_with_that_memory_counts(tmp_path: Path) -> None:
