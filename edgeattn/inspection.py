@@ -53,14 +53,14 @@ def describe(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     sha256 = sha256_of_file(path)
     described: dict[str, Any] = {"file": path.name, "size_bytes": path.stat().st_size}
+    if path.suffix == ".state":  # a ZIP file too
+        return described | {"sha256": sha256, "kind": "calibration-state"} | _describe_state(path)
     if is_bundle(path):
         return described | {"sha256": sha256, "kind": "bundle"} | _describe_bundle(path)
     if path.suffix == ".json":
         return described | {"sha256": sha256} | _describe_json(path)
     if path.suffix == ".safetensors":
         return described | {"sha256": sha256} | _describe_weights(path)
-    if path.suffix == ".state":
-        return described | {"sha256": sha256, "kind": "calibration-state"} | _describe_state(path)
     if (cache := _describe_trt_cache(path)) is not None:
         return described | {"sha256": sha256} | cache
     if path.suffix == ".engine" and manifest_path(path).exists():
