@@ -7,6 +7,7 @@ nodes: once the inputs' sizes are known, so is everything that depends on them a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,13 +32,13 @@ def settle_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]])
         shapes: Of its inputs, by name; the others stay as they are.
 
     Returns:
-        A copy whose `value_info` holds what follows, for `infer_types` to find.
+        A copy whose `value_info` holds what follows, for `infer_types` to find. Of large weights it
+        has type and shape alone: it is there to be counted, not to be run.
 
     Raises:
         GraphError: If an attention node is malformed.
     """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(at_shapes(model, shapes))
+    fixed = at_shapes(_without_large_data(model), shapes)
     follower = _Follower(fixed)
     for node in fixed.graph.node:
         follower.follow(node)
@@ -54,6 +55,22 @@ def settle_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]])
     return fixed
 
 
+def _without_large_data(model: onnx.ModelProto) -> onnx.ModelProto:
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    for name in ("node", "input", "output", "value_info"):
+        getattr(light.graph, name).extend(getattr(model.graph, name))
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _LARGEST_VALUE:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.initializer.add(
+                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims
+            )
+    return light
+
+
 class _Follower:
     """Follows types and small values from node to node."""
 
@@ -67,7 +84,7 @@ class _Follower:
         self._values: dict[str, NDArray[Any]] = {}
         for tensor in model.graph.initializer:
             self.types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-            if int(np.prod(tensor.dims)) <= _LARGEST_VALUE:
+            if math.prod(tensor.dims) <= _LARGEST_VALUE:
                 self._values[tensor.name] = numpy_helper.to_array(tensor)
 
     def follow(self, node: onnx.NodeProto) -> None:
@@ -140,7 +157,7 @@ class _Follower:
             return None
         sizes = [dim.dim_value for dim in dims]
         if node.op_type == "Size":
-            return np.array(int(np.prod(sizes)), np.int64)
+            return np.array(math.prod(sizes), np.int64)
         limits = {a.name: int(a.i) for a in node.attribute}
         return np.array(sizes[limits.get("start", 0) : limits.get("end", len(sizes))], np.int64)
 

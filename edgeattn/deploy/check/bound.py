@@ -262,14 +262,20 @@ class _Fuser:
 
 
 def _attention_cores(subject: Subject) -> dict[str, tuple[str, ...]]:
-    """List the attentions in standard operators, each of which may become one kernel."""
-    native = [each for each in subject.lowered.attention if each.way == "native"]
+    """List the attentions in standard operators, each of which may become one kernel.
+
+    What stands before the first product and after the last (windows being cut and put together) is
+    left out: several head groups may share it.
+    """
     place = {node_label(n): i for i, n in enumerate(subject.lowered.model.graph.node)}
     cores = {}
-    for each in native:
-        nodes = tuple(sorted({*each.nodes, *each.core}, key=lambda label: place[label]))
-        first = min(each.core, key=lambda label: place[label])
-        cores[first] = nodes
+    for each in subject.lowered.attention:
+        if each.way == "native":
+            order = sorted(place[label] for label in each.core)
+            span = range(order[0], order[-1] + 1)
+            nodes = [label for label in {*each.nodes, *each.core} if place[label] in span]
+            first = min(each.core, key=place.__getitem__)
+            cores[first] = tuple(sorted(nodes, key=place.__getitem__))
     return cores
 
 

@@ -15,8 +15,6 @@ from edgeattn.graph.shapes import TensorType, infer_types
 
 # The standard's operators whose output's size depends on values; those of them that TensorRT has.
 _COUNTING = ("NonMaxSuppression", "NonZero")
-
-
 _RANGE: dict[Kind, str] = {"min": "smallest", "opt": "best", "max": "largest"}
 
 

@@ -62,6 +62,16 @@ def test_the_graph_itself_is_left_alone() -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
+def test_large_weights_are_counted_and_not_copied() -> None:
+    weight = np.ones((300, 500), np.float32)
+    model = with_weights("g (float[N,300] x) => (float[A,B] y) { y = MatMul(x, w) }", {"w": weight})
+    settled = settle_shapes(model, {"x": (7, 300)})
+    assert settled.ByteSize() < 1000
+    assert shapes_of(settled)["w"] == (300, 500)
+    assert shapes_of(settled)["y"] == (7, 500)
+    assert len(model.graph.initializer[0].raw_data) == weight.nbytes
+
+
 @pytest.mark.parametrize("name", ["odd_map_mask_pad_then_roll", "grid_masked", "causal"])
 def test_attention_nodes_are_passed_through(name: str) -> None:
     case = NAMED_CASES[name]

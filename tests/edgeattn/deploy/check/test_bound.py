@@ -129,6 +129,21 @@ def test_a_type_whose_rate_is_not_known_is_bound_by_its_bytes() -> None:
     assert least_ms(COST, "int8", Ceiling("board", None)) == (None, "")
 
 
+def test_written_out_attention_moves_no_logits(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(sound(), path)
+    request = TensorRtRequest(target="jetson-orin-nano", jetpack="6.2", attention="native")
+    bound = check_graph(path, request).bound
+    assert bound is not None
+    groups = [layer for layer in bound.layers if layer.node.startswith("attention/")]
+    assert [layer.products for layer in groups] == [PAIRS * 16 // 80, PAIRS * 64 // 80]
+    for layer, tokens in zip(groups, (16, 64), strict=True):
+        # Queries, keys, values and what comes out, of 16 channels; then bias and mask of a window.
+        tensors = 4 * TOKENS * 16 * 4
+        tables = 4 * tokens * tokens * (1 + TOKENS // tokens)
+        assert tensors <= layer.bytes <= tensors + 3 * tables
+
+
 def test_products_of_fp8_are_bounded_by_its_rate() -> None:
     graph = sound()
     in_fp8(graph)
