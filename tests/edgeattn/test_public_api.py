@@ -43,8 +43,9 @@ FUNCTIONS = {
     "load": ("path", "threads tensorrt rebuild_if_needed bundle public_key"),
     "profile": (
         "engine inputs",
-        "iterations duration_s warm_up_ms settle_s mode streams output shapes threads tensorrt "
-        "seed progress",
+        "iterations duration_s warm_up_ms settle_s mode streams board idle_s layers "
+        "sustained_minutes lock_clocks repeat_builds sources output shapes threads tensorrt seed "
+        "progress",
     ),
     "compare": (
         "a b inputs labels",
