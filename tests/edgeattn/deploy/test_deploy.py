@@ -32,9 +32,9 @@ from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.errors import ArtifactError, DeployError
 from edgeattn.profiling.report import read_report
-from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards, wait_until
+from tests.edgeattn.deploy.sshd import Board, boards, wait_until
 
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+pytestmark = pytest.mark.ssh
 QUICK = ("--iterations", "3", "--duration", "0", "--warm-up", "0")
 BARE = ("--no-layers", "--no-board")
 

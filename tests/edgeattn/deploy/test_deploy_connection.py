@@ -16,9 +16,8 @@ from edgeattn.deploy.pieces import cut
 from edgeattn.deploy.remote import RemoteBoard
 from edgeattn.deploy.ssh import Connection, ConnectionLostError, explain
 from edgeattn.errors import DeployError
-from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards, wait_until
+from tests.edgeattn.deploy.sshd import Board, boards, wait_until
 
-needs_server = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 MIB = 1 << 20
 
 
@@ -77,7 +76,7 @@ def random_file(folder: Path, size: int, name: str = "net.zip") -> Path:
     return path
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_wrong_host_key_is_refused_in_one_sentence(board: tuple[Board, Path]) -> None:
     one, config = board
     one.new_host_key()
@@ -95,7 +94,7 @@ def test_a_wrong_host_key_is_refused_in_one_sentence(board: tuple[Board, Path]) 
     assert not one.root.exists()
 
 
-@needs_server
+@pytest.mark.ssh
 def test_an_unknown_host_key_is_refused_whatever_the_config_says(
     board: tuple[Board, Path],
 ) -> None:
@@ -108,7 +107,7 @@ def test_an_unknown_host_key_is_refused_whatever_the_config_says(
     assert "compare the fingerprint" in err.value.hint
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_key_that_the_board_does_not_accept_is_said_so(board: tuple[Board, Path]) -> None:
     one, config = board
     (one.home.parent / "client.pub").write_text("")
@@ -119,7 +118,7 @@ def test_a_key_that_the_board_does_not_accept_is_said_so(board: tuple[Board, Pat
         RemoteBoard(connection, "~/edgeattn").look()
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_board_that_is_off_and_one_without_python_are_told_apart(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard]
 ) -> None:
@@ -131,7 +130,7 @@ def test_a_board_that_is_off_and_one_without_python_are_told_apart(
         reach().look()
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_board_is_described_and_nothing_is_left_on_it(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard]
 ) -> None:
@@ -145,7 +144,7 @@ def test_a_board_is_described_and_nothing_is_left_on_it(
     assert not board[0].root.exists()
 
 
-@needs_server
+@pytest.mark.ssh
 def test_an_upload_that_is_cut_goes_on_where_it_was(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -169,7 +168,7 @@ def test_an_upload_that_is_cut_goes_on_where_it_was(
     assert reach().upload(cut(file)) == 0
 
 
-@needs_server
+@pytest.mark.ssh
 def test_an_upload_whose_board_stays_away_is_resumed_by_the_next_command(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -188,7 +187,7 @@ def test_an_upload_whose_board_stays_away_is_resumed_by_the_next_command(
     assert reach().upload(cut(file)) == file.stat().st_size - held
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_step_goes_on_while_the_connection_is_cut(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -212,7 +211,7 @@ def test_a_step_goes_on_while_the_connection_is_cut(
     assert (board[0].root / "current" / "model.engine").read_text() == "engine\n"
 
 
-@needs_server
+@pytest.mark.ssh
 def test_two_deployments_at_once_are_refused_and_the_same_one_is_followed(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -232,7 +231,7 @@ def test_two_deployments_at_once_are_refused_and_the_same_one_is_followed(
     assert remote.follow("net-1", lambda event: None)["status"] == "done"
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_deployment_that_is_cancelled_leaves_what_was_current(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -255,7 +254,7 @@ def test_a_deployment_that_is_cancelled_leaves_what_was_current(
     assert remote.status()["busy"] is None
 
 
-@needs_server
+@pytest.mark.ssh
 def test_rolling_back_and_forth_swaps_two_links_and_checks_what_they_point_at(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -275,7 +274,7 @@ def test_rolling_back_and_forth_swaps_two_links_and_checks_what_they_point_at(
     assert (board[0].root / "current").resolve().name == "net-3"
 
 
-@needs_server
+@pytest.mark.ssh
 def test_files_come_back_as_they_are_and_missing_ones_are_left_out(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -288,7 +287,7 @@ def test_files_come_back_as_they_are_and_missing_ones_are_left_out(
     assert (back / "model.engine").read_bytes() == file.read_bytes()
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_folder_of_somebody_else_is_left_alone(
     board: tuple[Board, Path], reach: Callable[..., RemoteBoard], tmp_path: Path
 ) -> None:
@@ -307,6 +306,7 @@ def test_what_is_no_address_is_never_given_to_ssh(address: str) -> None:
         Connection(address)
 
 
+@pytest.mark.ssh
 def test_a_config_that_ssh_cannot_read_is_named(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("Host *\n  NoSuchOption yes\n")
@@ -342,7 +342,7 @@ def test_what_ssh_says_becomes_one_sentence(said: str, message: str) -> None:
     assert "\n" not in err.message
 
 
-@needs_server
+@pytest.mark.ssh
 def test_one_login_serves_all_requests_and_ends_with_them(board: tuple[Board, Path]) -> None:
     with Connection("orin-a", board[1]) as connection:
         remote = RemoteBoard(connection, "~/edgeattn")
@@ -353,7 +353,7 @@ def test_one_login_serves_all_requests_and_ends_with_them(board: tuple[Board, Pa
     wait_until(lambda: not board[0].sessions())
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_login_that_the_users_config_shares_is_used_as_it_is(
     board: tuple[Board, Path], tmp_path: Path
 ) -> None:

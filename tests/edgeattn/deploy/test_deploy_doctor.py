@@ -15,7 +15,7 @@ from edgeattn.deploy.deploy import Reach
 from edgeattn.deploy.findings import Finding
 from edgeattn.deploy.remote_doctor import examine_board
 from edgeattn.errors import DeployError
-from tests.edgeattn.deploy.sshd import WHY_NOT, Board, boards
+from tests.edgeattn.deploy.sshd import Board, boards
 
 # A line that Python runs when it starts: numpy is not to be found, whatever the machine has.
 NO_NUMPY = """\
@@ -23,7 +23,6 @@ import sys; sys.meta_path.insert(0, type("Blocked", (), {"find_spec": staticmeth
 lambda name, *_: (_ for _ in ()).throw(ModuleNotFoundError("No module named 'numpy'")) \
 if name == "numpy" else None)}))
 """
-needs_server = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def board(tmp_path: Path) -> Iterator[tuple[Board, Path]]:
         yield one, config
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_bare_board_is_examined_and_left_as_it_was(
     board: tuple[Board, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,7 +45,7 @@ def test_a_bare_board_is_examined_and_left_as_it_was(
     assert not board[0].root.exists()
 
 
-@needs_server
+@pytest.mark.ssh
 def test_a_board_whose_python_has_no_numpy_says_what_to_do(board: tuple[Board, Path]) -> None:
     for pth in board[0].home.rglob("board.pth"):
         pth.write_text(NO_NUMPY)

@@ -19,13 +19,13 @@ from edgeattn.deploy.selftest import write_graph
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.profiling.report import read_report
-from tests.edgeattn.deploy.sshd import WHY_NOT, boards
+from tests.edgeattn.deploy.sshd import boards
 
 pytestmark = [
     pytest.mark.jetson,
     pytest.mark.tensorrt,
     pytest.mark.slow,
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
+    pytest.mark.ssh,
 ]
 
 
