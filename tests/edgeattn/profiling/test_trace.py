@@ -70,6 +70,15 @@ def test_queries_of_two_streams_lie_in_lanes_that_do_not_overlap():
             assert before["ts"] + before["dur"] <= after["ts"] + 1e-6
 
 
+def test_queries_that_touch_share_a_lane():
+    report = reports.latency_report(2)
+    first, second = report["exportTimes"]
+    for query, start in ((first, 0.0), (second, 2.5)):
+        for name in ("Enq", "H2d", "Compute", "D2h"):
+            query[f"start{name}Ms"], query[f"end{name}Ms"] = start, start + 2.5
+    assert [len(events) for events in _tracks(report, "queries").values()] == [2, 2, 2, 2]
+
+
 def test_layers_lie_end_to_end_and_modules_hold_theirs():
     report = reports.full_report(20)
     (slices,) = _tracks(report, "layers").values()
