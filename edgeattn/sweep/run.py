@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from edgeattn.sweep.cases import Case, expand
 from edgeattn.sweep.pareto import is_throttled
 from edgeattn.sweep.process import run_task
 from edgeattn.sweep.results import ROW_VERSION, Results
-from edgeattn.sweep.spec import read_spec
+from edgeattn.sweep.spec import SweepSpec, read_spec
 
 Progress = Callable[[int, "int | None", str], None]
 Row = dict[str, Any]
@@ -87,13 +88,8 @@ def run_sweep(
         raise SpecError(
             f"the sweep names the board {boards[0]}, and cases run here", "give --scheduler"
         )
-    least_s = read.measure.get("duration_s", DURATION_S)
-    least_s += 60 * read.measure.get("sustained_minutes", 0)
-    if timeout_s is not None and timeout_s <= least_s:
-        raise SpecError(
-            f"each case is measured for at least {least_s:g} s, and the timeout is {timeout_s:g} s",
-            "give a longer timeout, or measure for a shorter time",
-        )
+    if timeout_s is not None:
+        _check_timeout(timeout_s, read)
     if read.measure.get("lock_clocks") and scheduler is None:
         with lock_clocks():  # what every case would be refused is refused here
             pass
@@ -131,6 +127,19 @@ def run_sweep(
             run_remotely(todo, bench, scheduler, finish)
         rows = {row["case"]: row for row in results.rows}
         return SweepOutcome(results.path, tuple(rows[case.id] for case in cases), len(todo))
+
+
+def _check_timeout(timeout_s: float, spec: SweepSpec) -> None:
+    """Refuse a time that no case can keep, and one that no clock can measure."""
+    if not timeout_s < threading.TIMEOUT_MAX:
+        raise SpecError(f"the timeout is {timeout_s:g} s", "leave it out for none")
+    least_s = spec.measure.get("duration_s", DURATION_S)
+    least_s += 60 * spec.measure.get("sustained_minutes", 0)
+    if timeout_s <= least_s:
+        raise SpecError(
+            f"each case is measured for at least {least_s:g} s, and the timeout is {timeout_s:g} s",
+            "give a longer timeout, or measure for a shorter time",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Whole sweeps over a network that takes microseconds."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -208,6 +209,9 @@ def test_a_timeout_that_no_case_can_keep_is_refused_before_anything_runs(tmp_pat
     spec = write_sweep(tmp_path, FLOATS.replace("duration_s = 0.01", "sustained_minutes = 0.5"))
     with pytest.raises(SpecError, match="at least 33 s, and the timeout is 33 s"):
         run_sweep(spec, timeout_s=33)
+    for endless in (math.inf, math.nan):
+        with pytest.raises(SpecError, match=f"the timeout is {endless} s"):
+            run_sweep(spec, timeout_s=endless)
     assert not (tmp_path / "sweep").exists()
 
 
