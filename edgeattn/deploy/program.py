@@ -14,6 +14,10 @@ _PACKAGE = "edgeattn.deploy.onboard"
 _LOADER = """
 import importlib.abc, importlib.util, sys
 
+if sys.version_info < (3, 8):  # which cannot even read the rest
+    found = "%d.%d" % sys.version_info[:2]
+    sys.exit("it is Python " + found + "; edgeattn needs 3.10, which --python may name")
+
 class Sent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         if name in SOURCES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
@@ -51,3 +52,11 @@ def test_it_is_the_same_each_time_and_holds_every_module() -> None:
 def test_what_starts_it_passes_through_any_login_shell() -> None:
     code = bootstrap(12345)
     assert not set("'\"\\$`!#&|<>*?{}~") & set(code)
+
+
+def test_a_python_that_cannot_read_it_is_told_so_too() -> None:
+    source = program()
+    old = f"import sys;sys.version_info=(3,6,9);{bootstrap(len(source))}"
+    done = subprocess.run([sys.executable, "-I", "-c", old], input=source, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr == b"it is Python 3.6; edgeattn needs 3.10, which --python may name\n"
