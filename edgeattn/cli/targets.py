@@ -27,12 +27,11 @@ _FIGURES = {
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List the boards that engines are built for, or show one in full.
+    """List the boards that engines are built for.
 
-    NAME is a target, a module of a board or a GPU, such as "RTX 4090".
-
-    With modules, their memory, bandwidth and peak rates, and the JetPack releases whose TensorRT is
-    supported. NAME shows power modes and the source of every figure; --json has all of it.
+    With their modules' memory, bandwidth and peak rates, and the JetPack releases whose TensorRT is
+    supported. NAME shows one in full, with power modes and the source of every figure: a target, a
+    module of a board, or a GPU such as "RTX 4090". --json has all of it.
     """
     if name is None:
         everything = list_targets()
