@@ -10,6 +10,9 @@ import click
 from edgeattn.cli.console import print_fields, print_json, print_table, shape, size
 from edgeattn.cli.options import FILE, json_option, output_option
 
+# Those of edgeattn.profiling.report_files, which the help must not import to know.
+REPORT_FILES = ("html", "trace", "export-times", "export-profile")
+
 
 @click.command("inspect", epilog="Example: edgeattn inspect net.int8.onnx")
 @click.argument("file", type=FILE)
@@ -17,9 +20,10 @@ from edgeattn.cli.options import FILE, json_option, output_option
 @click.option(
     "--as",
     "notation",
-    type=click.Choice(["trt-cache"]),
-    help="Print a calibration table as another tool wants it; trt-cache: the calibration cache of "
-    "TensorRT 10, for --tensorrt.",
+    type=click.Choice(["trt-cache", *REPORT_FILES]),
+    help="Give a file as another tool wants it. Of a calibration table trt-cache: the calibration "
+    "cache of TensorRT 10, for --tensorrt. Of a latency report, with -o: its page, its trace, or "
+    "the lists that trtexec writes.",
 )
 @click.option(
     "--tensorrt", metavar="VERSION", help="The TensorRT that shall read the cache: 10.3, 10.13.3."
@@ -29,7 +33,7 @@ from edgeattn.cli.options import FILE, json_option, output_option
     type=click.Choice(["entropy", "minmax"]),
     help="The calibrator that shall read it. Default: entropy, which is trtexec's.",
 )
-@output_option("Write what --as prints to a file")
+@output_option("Write what --as gives to a file")
 def command(
     file: Path,
     as_json: bool,
@@ -43,11 +47,16 @@ def command(
     Graphs, calibration tables, engines and reports; any other ONNX graph and TensorRT's calibration
     caches too.
     """
-    if notation:
+    if notation == "trt-cache":
         _print_cache(file, tensorrt, calibrator, output, as_json)
         return
-    if tensorrt or calibrator or output:
-        raise click.UsageError("--tensorrt, --calibrator and -o go with --as trt-cache")
+    if tensorrt or calibrator:
+        raise click.UsageError("--tensorrt and --calibrator go with --as trt-cache")
+    if notation:
+        _write_report(file, notation, output, as_json)
+        return
+    if output:
+        raise click.UsageError("-o goes with --as")
     from edgeattn.inspection import describe
 
     described = describe(file)
@@ -102,6 +111,19 @@ def _range_row(entry: dict[str, Any]) -> tuple[str, ...]:
         "-" if clipped is None else f"{clipped:.4g}",
         f"{entry['quant_scale']:.5g}",
     )
+
+
+def _write_report(report: Path, notation: str, output: Path | None, as_json: bool) -> None:
+    """Make of a report, which a board without jinja2 may have written, what it did not."""
+    from edgeattn.profiling.report import read_report
+    from edgeattn.profiling.report_files import ReportFiles
+
+    if output is None or as_json:
+        raise click.UsageError(f"--as {notation} needs -o, and goes without --json")
+    files = ReportFiles(**{notation.replace("-", "_"): output})
+    files.check(report)
+    files.write(read_report(report))
+    click.echo(f"wrote {output}")
 
 
 def _print_cache(
