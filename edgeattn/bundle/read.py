@@ -56,7 +56,8 @@ def is_bundle(path: Path) -> bool:
     if path.suffix.lower() == ".zip":
         return True
     with contextlib.suppress(OSError), path.open("rb") as stream:
-        return stream.read(len(LOCAL_MAGIC)) == LOCAL_MAGIC
+        start = stream.read(header_bytes(MANIFEST))
+        return start.startswith(LOCAL_MAGIC) and start.endswith(MANIFEST.encode())
     return False
 
 

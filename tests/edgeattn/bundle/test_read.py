@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -427,6 +428,8 @@ def test_a_bundle_is_known_by_its_name_or_its_first_bytes(made: Path, tmp_path: 
     assert is_bundle(tmp_path / "none.ZIP")
     (tmp_path / "renamed").write_bytes((made / "net.zip").read_bytes())
     assert is_bundle(tmp_path / "renamed")
+    np.savez(tmp_path / "x.npz", x=np.zeros(3))  # a zip archive too
+    assert not is_bundle(tmp_path / "x.npz")
     assert not is_bundle(made / "net.onnx")
     assert not is_bundle(tmp_path)
     assert not is_bundle(tmp_path / "none.engine")
