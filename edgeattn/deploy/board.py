@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgeattn.deploy.machine import Machine
-from edgeattn.engine.host import parse_l4t
+from edgeattn.engine.host import parse_l4t, parse_power_mode
 from edgeattn.targets import (
     TARGETS,
     JetPack,
@@ -22,10 +22,6 @@ from edgeattn.targets import (
     target_of_model,
 )
 
-# `--verbose` puts words before it.
-_POWER_MODE = re.compile(
-    r"^(?:NVPM VERB: Current mode: )?NV Power Mode: *(?P<name>\S+)\s+(?P<number>\d+)?", re.MULTILINE
-)
 _DEVFREQ = "/sys/class/devfreq"
 # Orin, of JetPack 5 and of 6 on; Thor.
 _GPU_CLOCKS = re.compile(r"(17000000\.(gpu|ga10b)|gpu-gpc-0)$")
@@ -145,14 +141,6 @@ def read_board(machine: Machine) -> Board | None:
         gpu_clock=_gpu_clock(machine),
         memory_bytes=_memory_bytes(machine.read("/proc/meminfo") or ""),
     )
-
-
-def parse_power_mode(text: str) -> tuple[str, int | None]:
-    """Read name and number from what `nvpmodel -q` prints; empty and `None` if not there."""
-    found = _POWER_MODE.search(text)
-    if not found:
-        return "", None
-    return found["name"], int(found["number"]) if found["number"] else None
 
 
 def _memory_bytes(meminfo: str) -> int | None:

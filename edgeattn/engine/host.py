@@ -24,6 +24,11 @@ KERNEL_FEATURES = (
 _L4T_RELEASE = re.compile(
     r"^# R(?P<major>\d+) \(release\), REVISION: (?P<rest>[\d.]+)", re.MULTILINE
 )
+# `nvpmodel -q --verbose` puts words before it.
+_POWER_MODE = re.compile(
+    r"^(?:NVPM VERB: Current mode: )?NV Power Mode: *(?P<name>\S+)(?:\s+(?P<number>\d+)\b)?",
+    re.MULTILINE,
+)
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -58,6 +63,14 @@ def parse_l4t(text: str) -> str:
     """Read the release from `/etc/nv_tegra_release`: `36.4.3`; empty if it is not there."""
     found = _L4T_RELEASE.search(text)
     return f"{found['major']}.{found['rest']}" if found else ""
+
+
+def parse_power_mode(text: str) -> tuple[str, int | None]:
+    """Read name and number from what `nvpmodel -q` prints; empty and `None` if not there."""
+    found = _POWER_MODE.search(text)
+    if not found:
+        return "", None
+    return found["name"], int(found["number"]) if found["number"] else None
 
 
 def affinity() -> tuple[int, ...]:

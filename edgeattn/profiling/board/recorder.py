@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import select
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeattn.engine.host import read_text
+from edgeattn.engine.host import parse_power_mode, read_text
 from edgeattn.errors import EdgeAttnError
 from edgeattn.profiling.board.nvml import NvmlReader
 from edgeattn.profiling.board.sample import BoardSample
@@ -35,7 +34,6 @@ _NICE = 10
 _QUERY_TIMEOUT_S = 5.0
 _LEAST_TEGRASTATS_MS = 10
 _READ_BYTES = 1 << 16
-_POWER_MODE = re.compile(r"^NV Power Mode: *(\S+)", re.MULTILINE)
 
 
 def main(arguments: list[str]) -> int:
@@ -186,5 +184,4 @@ def _power_mode() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    found = _POWER_MODE.search(done.stdout)
-    return found[1] if found else ""
+    return parse_power_mode(done.stdout)[0]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from edgeattn.deploy.board import Board, parse_power_mode, read_board
+from edgeattn.deploy.board import Board, read_board
 from edgeattn.deploy.machine import Machine
-from edgeattn.engine.host import parse_l4t
+from edgeattn.engine.host import parse_l4t, parse_power_mode
 from edgeattn.targets import MODULES
 from tests.edgeattn.deploy.boards import BOARD_NAMES, BOARDS, Written, recorded
 
@@ -95,6 +95,8 @@ def test_releases_are_parsed(text: str, release: str) -> None:
         ),
         ("NV Power Mode: 120W\n1", ("120W", 1)),
         ("NV Power Mode: MAXN\n", ("MAXN", None)),
+        ("NV Power Mode: MODE_50W", ("MODE_50W", None)),  # as `jetson_clocks --show` ends
+        ("NV Power Mode: 15W\n0", ("15W", 0)),
         ("NVPM ERROR: optMask is 1, no request for power mode\n", ("", None)),
         ("", ("", None)),
     ],
