@@ -6,12 +6,16 @@ and rates that NVIDIA prints.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from edgeattn.targets import CARDS, MODULES, SMS, Gpu, precisions_of
+from edgeattn.engine.host import read_text
+from edgeattn.plugin.driver import local_architectures, open_driver
+from edgeattn.targets import CARDS, MODULES, SMS, Gpu, find_gpu, precisions_of
 
 GIB = 1 << 30
 FIGURES = (
@@ -265,3 +269,34 @@ def test_a_super_module_is_the_same_module_at_a_higher_clock() -> None:
         assert module.super_gpu.memory_bytes == module.gpu.memory_bytes
         assert module.super_gpu.clock_ghz > module.gpu.clock_ghz
         assert module.fastest is module.super_gpu
+
+
+# Of cuda.h: CU_DEVICE_ATTRIBUTE_…
+CLOCK_RATE, MULTIPROCESSOR_COUNT, MEMORY_CLOCK_RATE, MEMORY_BUS_WIDTH = 13, 16, 36, 37
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_has_the_figures_that_are_found_for_it() -> None:
+    driver = open_driver()
+    assert driver is not None
+    device = driver.integer("cuDeviceGet", 0)
+    name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
+    driver.call("cuDeviceGetName", name, len(name), device)
+    driver.call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    model = read_text(Path("/proc/device-tree/model")) or ""
+    gpu = find_gpu(name.value.decode(), local_architectures()[0], model, memory.value)
+    if gpu is None or gpu.sm_count is None:
+        pytest.skip(f"no figures of {name.value.decode()} are known")
+
+    def ask(attribute: int) -> int:
+        return driver.integer("cuDeviceGetAttribute", attribute, device)
+
+    assert gpu.memory_bytes is not None
+    assert 0.9 * gpu.memory_bytes < memory.value <= gpu.memory_bytes
+    if model:  # a power mode may take SMs away and holds clocks down
+        assert ask(MULTIPROCESSOR_COUNT) <= gpu.sm_count
+        return
+    assert ask(MULTIPROCESSOR_COUNT) == gpu.sm_count
+    assert ask(CLOCK_RATE) / 1e6 == pytest.approx(gpu.clock_ghz, rel=0.05)
+    gb_s = 2 * ask(MEMORY_CLOCK_RATE) * ask(MEMORY_BUS_WIDTH) / 8 / 1e6
+    assert gb_s == pytest.approx(gpu.memory_gb_s, rel=0.03)

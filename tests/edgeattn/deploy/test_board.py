@@ -161,4 +161,7 @@ def test_this_board_is_recognised() -> None:
     assert board.target is not None
     assert board.l4t.count(".") >= 1
     assert board.power_mode
+    assert board.module is not None
     assert board.gpu_clock is not None
+    # What the mode allows may be less than the module can do, never more.
+    assert board.gpu_clock.max_hz <= board.module.fastest.clock_ghz * 1.01e9
