@@ -34,6 +34,8 @@ from edgeattn.engine.build import build, choose_engine
 from edgeattn.engine.load import load
 from edgeattn.engine.seal import SEAL, place_of
 from edgeattn.engine.tensorrt.plan import log_path
+from edgeattn.engine.tensorrt.request import TensorRtRequest
+from edgeattn.engine.tensorrt.versions import installed_version
 from edgeattn.errors import ArtifactError, BuildError, EdgeAttnError, TargetError
 from edgeattn.graph.files import load_graph
 from edgeattn.graph.op import attention_nodes
@@ -150,8 +152,6 @@ def _plugin(bundle: Bundle, recipe: Recipe, graph: Path, folder: Path, output: P
     """Get the plugin library, under the name that it will have beside the engine."""
     if not recipe.uses_plugin or not attention_nodes(load_graph(graph)):
         return None
-    from edgeattn.engine.tensorrt.versions import installed_version
-
     found = plugin_from_bundle(bundle, recipe.libraries, installed_version().major, folder)
     if found is None:
         return None
@@ -160,7 +160,7 @@ def _plugin(bundle: Bundle, recipe: Recipe, graph: Path, folder: Path, output: P
     return named
 
 
-def _request(recipe: Recipe, library: Path | None) -> Any:
+def _request(recipe: Recipe, library: Path | None) -> TensorRtRequest:
     request = recipe.tensorrt
     return replace(request, options=replace(request.options, plugin=library))
 

@@ -80,7 +80,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     (tmp_path / "cache").mkdir()
     board = Board(tmp_path / "cache")
     version = TensorRtVersion.parse("10.3.0")
-    monkeypatch.setattr("edgeattn.engine.tensorrt.versions.installed_version", lambda: version)
+    monkeypatch.setattr(install, "installed_version", lambda: version)
     monkeypatch.setattr(install, "choose_engine", lambda engine: ("tensorrt", ""))
     monkeypatch.setattr(install, "build", board.build)
     monkeypatch.setattr(install, "load", board.load)
