@@ -44,6 +44,7 @@ class Cluster:
         process = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
             cwd=self._folder,
+            env=os.environ | {"TMPDIR": str(self._folder)},  # what a killed worker leaves
             stdout=log,
             stderr=log,
         )
