@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,27 @@ def test_a_row_is_in_the_file_when_append_returns(tmp_path):
     with Results(tmp_path / "new" / "folder") as results:
         results.append(row("a", figures={"p50_ms": 1.5}))
         assert read_rows(results.path) == [row("a", figures={"p50_ms": 1.5})]
+
+
+def test_a_row_is_flushed_to_disk_before_append_returns(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("os.fsync", lambda file: flushed.append(Path(f"/proc/self/fd/{file}")))
+    with Results(tmp_path) as results:
+        results.append(row("a"))
+        (file,) = flushed
+        assert file.readlink() == tmp_path / FILE_NAME
+
+
+def test_a_disk_that_is_full_leaves_whole_rows_alone(tmp_path, monkeypatch):
+    write = os.write
+    with Results(tmp_path) as results:
+        results.append(row("a"))
+        with monkeypatch.context() as patched:
+            patched.setattr("os.write", lambda file, data: write(file, data[: len(data) // 2]))
+            with pytest.raises(ArtifactError, match="the disk is full"):
+                results.append(row("b"))
+        results.append(row("b"))  # somebody made room
+    assert [r["case"] for r in read_rows(tmp_path / FILE_NAME)] == ["a", "b"]
 
 
 def test_nan_and_infinity_become_null_in_the_file_and_in_memory(tmp_path):
