@@ -70,6 +70,8 @@ def receive(folder: Folder, stream: BufferedReader, wanted: list[list[Any]]) -> 
 def compose(folder: Folder, pieces: list[str], target: Path, sha256: str) -> None:
     """Put a file together from its pieces, and check both.
 
+    A file that is one piece takes no room of its own.
+
     Raises:
         RefusedError: If a piece is missing or was changed; it is dropped, to be sent again.
     """
@@ -81,6 +83,11 @@ def compose(folder: Folder, pieces: list[str], target: Path, sha256: str) -> Non
                 _append_piece(folder.store / name, stream, whole)
             stream.flush()
             os.fsync(stream.fileno())
+        if len(pieces) == 1:
+            with contextlib.suppress(OSError):  # a file system without links
+                linked = temporary.with_name(f"{temporary.name}.link")
+                os.link(folder.store / pieces[0], linked)
+                linked.replace(temporary)
         if whole.hexdigest() != sha256:
             raise RefusedError(f"{target.name} was put together and is not what was sent")
         temporary.replace(target)

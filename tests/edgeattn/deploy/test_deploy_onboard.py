@@ -54,6 +54,9 @@ def test_pieces_arrive_and_become_a_file(folder: Folder, quiet: list[dict[str, A
     target = folder.root / "whole"
     store.compose(folder, [sha256(B), sha256(A), sha256(B)], target, sha256(B + A + B))
     assert target.read_bytes() == B + A + B
+    store.compose(folder, [sha256(A)], target, sha256(A))
+    assert target.read_bytes() == A
+    assert target.samefile(folder.store / sha256(A))
 
 
 def test_what_has_arrived_is_kept_and_gone_on_with(
