@@ -7,12 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeattn.artifacts import read_manifest, sha256_of_file
+from edgeattn.artifacts import read_manifest, sha256_of_bytes, sha256_of_file
 from edgeattn.bundle.install import build_from_bundle, extract_graph
 from edgeattn.bundle.read import Bundle, is_bundle
 from edgeattn.engine import load as engine_load
 from edgeattn.engine.base import Engine
 from edgeattn.errors import ArtifactError, EngineError, StaleEngineError
+from edgeattn.plugin.cache import cache_folder, locked
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.load import TensorRtRunOptions
@@ -54,7 +55,8 @@ def load(
             the other kind of engine.
         GraphError: If an ONNX file is no whole graph, or a weight is NaN or infinite.
         MissingDependencyError: If TensorRT, pycuda or cryptography is needed and not installed.
-        PluginError: If a plugin library is needed and cannot be loaded or built.
+        PluginError: If a plugin library is needed and cannot be loaded or built, or the cache
+            folder is not writable.
         StaleEngineError: If the engine was built for, or sealed on, another machine or software.
     """
     path = Path(path)
@@ -80,8 +82,13 @@ def load(
         if not rebuild_if_needed:
             raise
         _log.warning("%s: it is built again", err.message)
-    rebuild(path, bundle, public_key=public_key)
-    return engine_load.load(path, threads=threads, tensorrt=tensorrt)
+    name = sha256_of_bytes(str(path.absolute()).encode())
+    with locked(cache_folder() / "engines" / f"{name[:16]}.lock"):
+        try:
+            return engine_load.load(path, threads=threads, tensorrt=tensorrt)
+        except StaleEngineError:  # no other process has built it meanwhile
+            rebuild(path, bundle, public_key=public_key)
+        return engine_load.load(path, threads=threads, tensorrt=tensorrt)
 
 
 def engine_target(path: Path) -> str:

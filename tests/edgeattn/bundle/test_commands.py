@@ -20,6 +20,7 @@ X = np.random.default_rng(4).standard_normal((5, 5)).astype(np.float32)
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "cache"))
     np.savez("in.npz", x=X)
     return folder
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,6 +15,7 @@ import pytest
 
 import edgeattn
 from edgeattn.artifacts import read_manifest
+from edgeattn.bundle import load as load_module
 from edgeattn.bundle.install import build_from_bundle
 from edgeattn.bundle.load import engine_target
 from edgeattn.bundle.write import write_bundle
@@ -57,6 +62,11 @@ def test_options_of_tensorrt_do_not_fit_a_bundle(made: Path) -> None:
 # --- building again -------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def stale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An engine that was sealed with another ONNX Runtime, beside its bundle."""
@@ -80,6 +90,24 @@ def test_a_stale_engine_is_built_again_if_asked(
     assert record.message.endswith(": it is built again")
     assert read_manifest(stale).report["seal"]["onnxruntime"] == onnxruntime.__version__
     edgeattn.load(stale).close()
+
+
+def test_of_several_that_need_it_one_builds_it_again(
+    stale: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = []
+
+    def build(*arguments: Any, **options: Any) -> Path:
+        builds.append(threading.get_ident())
+        time.sleep(0.2)  # time for the others to come
+        return build_from_bundle(*arguments, **options)
+
+    monkeypatch.setattr(load_module, "build_from_bundle", build)
+    with ThreadPoolExecutor(3) as pool:
+        loads = [pool.submit(edgeattn.load, stale, rebuild_if_needed=True) for _ in range(3)]
+        for each in loads:
+            each.result().close()
+    assert len(builds) == 1
 
 
 def test_an_engine_that_is_not_stale_stays(folder: Path) -> None:
