@@ -50,8 +50,8 @@ def receive(folder: Folder, stream: BufferedReader, wanted: list[list[Any]]) -> 
             says; what came of it is dropped then.
     """
     with _only_receiver(folder):
-        offsets = [_held(folder, sha256, size) for sha256, size in wanted]
-        missing = sum(size - held for (_, size), held in zip(wanted, offsets))  # noqa: B905
+        pieces = [(sha256, size, _held(folder, sha256, size)) for sha256, size in wanted]
+        missing = sum(size - held for _, size, held in pieces)
         free = shutil.disk_usage(folder.store).free
         if 2 * missing > free:  # a bundle is put together from its pieces
             raise RefusedError(
@@ -59,8 +59,8 @@ def receive(folder: Folder, stream: BufferedReader, wanted: list[list[Any]]) -> 
                 "needed",
                 "make room, or deploy to another disk with --folder",
             )
-        say(offsets=offsets)
-        for (sha256, size), held in zip(wanted, offsets):  # noqa: B905
+        say(offsets=[held for *_, held in pieces])
+        for sha256, size, held in pieces:
             if held < size or not _is_whole(folder, sha256):
                 _read_piece(folder, stream, sha256, size, held)
                 say(received=sha256)
