@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeattn.errors import SpecError
-from edgeattn.profiling.comparison.ratio import Ratio
-from edgeattn.profiling.conditions import Condition
+from edgeattn.profiling.comparison.ratio import Ratio, least_queries
+from edgeattn.profiling.conditions import RELATIVE, Condition
 
 Word = Literal["failed", "passed", "too close to call"]
 
@@ -50,7 +50,7 @@ def judge(
     Args:
         condition: The condition.
         figures: Of the comparison, for conditions on a figure as it is.
-        ratios: Of the percentiles, for relative ones.
+        ratios: Of the percentiles that both sides have, for relative ones.
 
     Raises:
         SpecError: If the comparison has no such figure.
@@ -58,12 +58,15 @@ def judge(
     if not condition.is_relative:
         word: Word = "failed" if condition.holds(figures) else "passed"
         return Gate(condition, word, f"it is {figures[condition.name]:g}")
-    if condition.name not in ratios:
+    if not ratios:
         raise SpecError(
-            f"the condition {condition} cannot be judged: this comparison has no {condition.name} "
-            "of both sides",
-            "p99 takes 100 queries, p99_9 takes 1000; measure longer, and measure latency",
+            f"the condition {condition} cannot be judged: this comparison has no latency of both "
+            "sides",
+            "measure latency, or leave the condition out",
         )
+    if condition.name not in ratios:
+        least = least_queries(RELATIVE[condition.name])
+        return Gate(condition, "too close to call", f"too few queries, it takes {least}")
     ratio = ratios[condition.name]
     if ratio.interval is None:
         found = f"it is {_change(ratio.value)}; {ratio.missing}"

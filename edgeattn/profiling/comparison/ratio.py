@@ -84,7 +84,7 @@ def percentile_ratio(
     few = min(len(a.latency_ms), len(b.latency_ms))
     if turns is None and few < _LEAST_FOR_BLOCKS and percent == 50:
         return _of_ranks(a, b, value)
-    least = math.ceil(round(100 * _LEAST_BEYOND / min(percent, 100 - percent), 6))
+    least = least_queries(percent)
     if few < least:
         return Ratio(value, None, f"{few} queries are too few to bound it, it takes {least}")
     if turns is None:
@@ -99,6 +99,11 @@ def percentile_ratio(
     ordered = np.sort(draws)
     low = math.floor(tail * len(ordered))
     return Ratio(value, (float(ordered[low]), float(ordered[-1 - low])))
+
+
+def least_queries(percent: float) -> int:
+    """Give the number of queries of which enough lie on either side of a percentile."""
+    return math.ceil(round(100 * _LEAST_BEYOND / min(percent, 100 - percent), 6))
 
 
 def paired_turns(starts_a: Sequence[int], starts_b: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

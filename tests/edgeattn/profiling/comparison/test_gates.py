@@ -54,9 +54,14 @@ def test_a_ratio_without_bounds_is_too_close_to_call_however_large_it_is() -> No
     )
 
 
-def test_a_percentile_that_a_side_lacks_cannot_pass() -> None:
-    with pytest.raises(SpecError, match=r"p99_9 > \+5% cannot be judged"):
-        judge(Condition.parse("p99.9 > +5%", ()), {}, {"p50": Ratio(1.0, (0.9, 1.1))})
+def test_a_percentile_that_a_side_has_too_few_queries_for_is_too_close_to_call() -> None:
+    gate = judge(Condition.parse("p99.9 > +5%", ()), {}, {"p50": Ratio(1.0, (0.9, 1.1))})
+    assert str(gate) == "p99_9 > +5%: too close to call: too few queries, it takes 4000"
+
+
+def test_a_relative_gate_without_latencies_cannot_pass() -> None:
+    with pytest.raises(SpecError, match=r"p99 > \+5% cannot be judged: this comparison has no lat"):
+        judge(Condition.parse("p99 > +5%", ()), {}, {})
 
 
 def test_a_figure_as_it_is_is_judged_by_its_value() -> None:
