@@ -245,7 +245,10 @@ def _restore(record: IO[str]) -> bool:
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Let signals that end the process unwind it first, as Ctrl-C does."""
+    """Let signals that end the process unwind it first, as Ctrl-C does.
+
+    One that is ignored stays so: under `nohup` a terminal that is closed ends nothing.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -253,7 +256,8 @@ def _signals_as_exceptions() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only that one may ask
         yield
         return
-    before = {number: signal.signal(number, leave) for number in _SIGNALS}
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield
     finally:

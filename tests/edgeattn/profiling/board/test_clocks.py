@@ -165,6 +165,18 @@ def test_a_signal_restores_before_the_process_ends(tmp_path: Path, number: int) 
     assert governors(root) == ["schedutil", "powersave", "userspace"]
 
 
+def test_a_terminal_that_is_closed_ends_nothing_under_nohup(tmp_path: Path) -> None:
+    root = desktop(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with lock_clocks(root, tmp_path / "state"):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert governors(root) == ["performance", "performance", "userspace"]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_process_waits_for_its_turn(tmp_path: Path) -> None:
     root, state = desktop(tmp_path), tmp_path / "state"
     with run_locked(root, state, WAIT) as process:
