@@ -133,6 +133,9 @@ def _deploy(words: Sequence[str], reach: Reach, as_json: bool, **options: Any) -
     with working_together() as show:
 
         def notify(progress: BoardProgress) -> None:
+            if progress.step == "connect" and not progress.detail:  # ssh may ask for a password
+                click.echo(f"{progress.board}: connect", err=True)
+                return
             detail = f": {progress.detail}" if progress.detail else ""
             show(progress.board, progress.done, progress.total, progress.step + detail)
 

@@ -46,8 +46,8 @@ def command(
         from edgeattn.deploy.deploy import Reach
         from edgeattn.deploy.remote_doctor import examine_board
 
-        with working():
-            values = examine_board(board, Reach(folder, python, ssh_config), selftest=selftest)
+        # No bar: ssh may ask for a password.
+        values = examine_board(board, Reach(folder, python, ssh_config), selftest=selftest)
     else:
         values = _examine_here(selftest)
     findings = [Finding(**finding) for finding in values["findings"]]

@@ -71,16 +71,20 @@ def _bar() -> Iterator[ProgressCallback]:
 
 @contextlib.contextmanager
 def _bars() -> Iterator[NamedCallback]:
-    with _progress(count=False) as bar:
-        tasks: dict[str, TaskID] = {}
+    bar = _progress(count=False)
+    tasks: dict[str, TaskID] = {}
 
-        def show(name: str, done: int, total: int | None, what: str) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=None)
-            described = f"{name}  {what[:_LONGEST_DETAIL]}"
-            bar.update(tasks[name], completed=done, total=total, description=described)
+    def show(name: str, done: int, total: int | None, what: str) -> None:
+        if name not in tasks:
+            tasks[name] = bar.add_task(name, total=None)
+        described = f"{name}  {what[:_LONGEST_DETAIL]}"
+        bar.update(tasks[name], completed=done, total=total, description=described)
+        bar.start()  # not before: somebody may be asked for a password until then
 
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 def _progress(*, count: bool) -> Progress:

@@ -10,9 +10,9 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgeattn.deploy.onboard import store, work
 from edgeattn.deploy.onboard.facts import read_facts
@@ -64,7 +64,7 @@ def _status(folder: Folder, program: bytes) -> dict[str, Any]:
 
 def _receive(folder: Folder, program: bytes, pieces: list[list[Any]]) -> dict[str, Any]:
     folder.create()
-    return store.receive(folder, sys.stdin.buffer, pieces)  # type: ignore[arg-type]
+    return store.receive(folder, cast(BufferedReader, sys.stdin.buffer), pieces)
 
 
 def _start(folder: Folder, program: bytes, plan: dict[str, Any]) -> dict[str, Any]:
