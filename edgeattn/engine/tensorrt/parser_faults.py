@@ -37,6 +37,7 @@ _REFUSED_TYPES = frozenset(
     }
 )
 _MOST_AXES = 8  # NvInferRuntimeBase.h: Dims::MAX_DIMS
+_CASTS = ("Cast", "CastLike")  # whose list is of what they give as well
 _QUANTIZED = ("INT4", "FP4", "FP8")  # and INT8
 # Where the first input is not the one that the lists' types are of.
 _TYPED_SLOTS = {"Where": 1, "OneHot": 2}
@@ -153,19 +154,27 @@ class _Operators:
 
     def _element_fault(self, node: onnx.NodeProto) -> str:
         """Compare the type of a node's first input, and of those of the same, with the list."""
-        if node.op_type in (*QUANTIZATION_OPS, *_CONTROL_FLOW):
-            return ""
         support = operator_support(node.op_type, self._version)
+        if support is None or node.op_type in (*QUANTIZATION_OPS, *_CONTROL_FLOW):
+            return ""
+        takes = f"TensorRT takes {', '.join(support.types)}"
         for name in self._typed(node):
-            element = self._types[name].element if name in self._types else TensorProto.UNDEFINED
-            found = TYPE_NAMES.get(element)
-            if found is None or support is None or found in support.types:
-                continue
+            found = self._type_name(name)
             moves = is_standard(node, *MOVING_OPS) and found in _QUANTIZED
             if moves or found == "INT8":  # where integers go is a rule of quantization
                 continue
-            return f"it reads {name} in {found}; TensorRT takes {', '.join(support.types)}"
+            if found and found not in support.types:
+                return f"it reads {name} in {found}; {takes}"
+        for name in node.output if is_standard(node, *_CASTS) else ():
+            found = self._type_name(name)
+            if found and found not in support.types:
+                return f"it gives {found}; {takes}"
         return ""
+
+    def _type_name(self, tensor: str) -> str:
+        """Name a tensor's type as the lists do; empty if they have no name for it."""
+        known = self._types.get(tensor)
+        return TYPE_NAMES.get(known.element, "") if known else ""
 
     def _typed(self, node: onnx.NodeProto) -> list[str]:
         """Name the inputs that have to be of the listed types."""

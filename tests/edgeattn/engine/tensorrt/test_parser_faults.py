@@ -163,3 +163,16 @@ def test_inputs_of_other_types_than_the_first_are_not_held_to_its_list() -> None
     whole.graph.node[0].name = "pow"
     assert faults_of(whole) == ["pow: it reads n in INT64; TensorRT takes FP32, FP16, BF16"]
     assert faults_of(whole, TensorRtVersion(10, 12)) == []
+
+
+@pytest.mark.parametrize(("element", "name"), [(TensorProto.INT8, "INT8"), (17, "FP8")])
+def test_integers_and_eighths_are_made_by_quantizing_not_by_casting(
+    element: int, name: str
+) -> None:
+    model = from_text(
+        f"g (float[2] x) => (float[2] y) {{ c = Cast<to = {element}>(x) y = Neg(x) }}"
+    )
+    faults = faults_of(model)
+    assert faults == [
+        f"c: it gives {name}; TensorRT takes FP32, FP16, BF16, INT32, INT64, UINT8, BOOL"
+    ]
