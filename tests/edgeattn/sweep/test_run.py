@@ -105,7 +105,9 @@ def test_cases_that_were_throttled_run_again_if_that_is_asked_for(swept, tmp_pat
     assert outcome.rows[1]["verdict"] != "throttled"
 
 
-def test_rows_of_cases_that_the_sweep_has_no_more_are_left_alone(swept, tmp_path):
+def test_rows_of_cases_that_the_sweep_has_no_more_are_left_alone(swept, tmp_path, monkeypatch):
+    error = {"error": {"message": "nothing runs here", "step": "start"}}
+    monkeypatch.setattr("edgeattn.sweep.run.run_task", lambda *_, **__: error)
     folder = shutil.copytree(swept[0], tmp_path / "copy")
     spec, path = folder / "sweep.toml", folder / "out" / "results.jsonl"
     rows = [{**row, "verdict": "throttled"} for row in read_rows(path)]
