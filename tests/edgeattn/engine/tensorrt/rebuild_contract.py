@@ -145,7 +145,9 @@ def test_an_engine_whose_attention_was_autotuned_is_built_the_way_that_won(tmp_p
 
 def test_another_tensorrt_or_gpu_than_that_of_the_build_is_refused(engine):
     here = asdict(identify_gpu(0))
+    patch = replace(installed_version(), patch=installed_version().patch + 1)
     for changes, said in (
+        ({"tensorrt": str(patch)}, f"built with TensorRT {patch}, and {installed_version()} is"),
         ({"tensorrt": "10.2.9"}, f"built with TensorRT 10.2.9, and {installed_version()} is"),
         ({"gpu": here | {"architecture": 110}}, r"was built on Stand-in \(sm_110\), and this GPU"),
         ({"gpu": here | {"name": "Orin"}}, r"was built on Orin \(sm_87\), and this GPU is Stand"),
