@@ -33,6 +33,18 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path, monkeypat
     assert "no tactic" in error["log"]
 
 
+def test_the_last_words_are_of_this_child_and_of_none_before_it(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'edgeattn.sweep.process' in ' '.join(sys.orig_argv):\n    os._exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    log = tmp_path / "a.log"
+    log.write_text("step: profile\nof an earlier child\n")
+    error = run_task({"name": "prepare", "case": CASE}, log)["error"]
+    assert "ended with exit code 3 and no answer" in error["message"]
+    assert (error["step"], error["log"]) == ("", "")
+
+
 def test_a_task_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, time\n"

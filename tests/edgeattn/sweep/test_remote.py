@@ -119,6 +119,24 @@ def test_a_case_takes_what_its_graphs_and_its_worker_took_not_what_it_waited(tmp
     assert [(row["status"], row["seconds"]) for row in rows] == [("ok", 3.0)]
 
 
+def test_a_case_never_gets_the_result_of_an_earlier_sweep(tmp_path):
+    case, *_ = expand(read_spec(write_sweep(tmp_path, FLOATS)))
+
+    class Noting:
+        """A double of Dask's client, which knows a task that it has seen by its key."""
+
+        def submit(self, function, *arguments, key, **options):
+            keys.append(key)
+            return object()
+
+    keys = []
+    dispatch = _Dispatch(Noting(), Workbench(tmp_path, tmp_path), print, {"": 1})
+    for _ in range(2):
+        dispatch._send(case)
+    assert len(set(keys)) == 2
+    assert all(case.id in key for key in keys)
+
+
 def test_a_worker_that_would_measure_two_cases_at_once_is_refused(tmp_path, cluster):
     cluster.add_worker(threads=2)
     with pytest.raises(BoardError, match="would measure 2 cases at once"):
