@@ -99,7 +99,7 @@ def _memory_fields(memory: MemoryEstimate) -> dict[str, str]:
 def _bound_fields(bound: LatencyBound) -> dict[str, str]:
     if bound.layers_ms is None:
         return {}
-    floor = "" if bound.floor_ms is None else f"; {bound.floor_ms:.3g} ms if all but weights "
+    floor = "" if bound.floor_ms is None else f"; {bound.floor_ms:.3g} ms if all but the weights "
     floor += "stays in caches" if floor else ""
     return {
         "least time": f"{bound.layers_ms:.3g} ms a query, a bound, if each layer is one kernel"
