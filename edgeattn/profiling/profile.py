@@ -181,13 +181,13 @@ def profile(
         report = _report(loaded, inputs, options, chosen, measurement, before, state)
         warnings = (*report.warnings, *left)
         report = replace(report, locked_clocks=clocks, builds=builds, warnings=warnings)
-        if layers:
-            step("layers")
-            # Of streams and of whole calls, the latency is none that layers could add up to.
-            is_plain = streams == 1 and not chosen.whole_call
-            whole_ms = report.compute.p50_ms if is_plain else None
-            report = _with_layers(report, loaded, inputs, whole_ms)
         try:
+            if layers:
+                step("layers")
+                # Of streams and of whole calls, the latency is none that layers could add up to.
+                is_plain = streams == 1 and not chosen.whole_call
+                whole_ms = report.compute.p50_ms if is_plain else None
+                report = _with_layers(report, loaded, inputs, whole_ms)
             if sustained_minutes:
                 found = sustain(
                     queries,
@@ -200,7 +200,7 @@ def profile(
                 )
                 warnings = (*report.warnings, *found.warnings)
                 report = replace(report, sustained=found, warnings=warnings)
-        finally:  # what was measured is kept, also where the long run fails
+        finally:  # what was measured is kept, also where what follows it fails
             files.write(report)
     return report
 

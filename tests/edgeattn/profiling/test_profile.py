@@ -254,17 +254,24 @@ def test_a_sustained_run_follows_the_measurement(engine: Path) -> None:
     assert report.manifest.options["sustained_minutes"] == 0.005
 
 
-def test_a_sustained_run_that_fails_costs_no_measurement(
-    engine: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [("sustain", {"sustained_minutes": 1}), ("engine_layers", {"layers": True})],
+)
+def test_what_is_interrupted_after_the_measurement_does_not_cost_it(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, part: str, options: dict[str, Any]
 ) -> None:
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(profile_module, "sustain", interrupted)
+    monkeypatch.setattr(profile_module, part, interrupted)
     output = engine.with_name("r.json")
     with pytest.raises(KeyboardInterrupt):
-        profile(engine, sustained_minutes=1, output=output, **QUICK)
+        profile(engine, output=output, **options, **QUICK)
     assert read_report(output).latency.num_samples == 5
+
+
+def test_a_length_that_is_none_is_refused(engine: Path) -> None:
     with pytest.raises(DataError, match="sustained_minutes is -1"):
         profile(engine, sustained_minutes=-1, **QUICK)
 
