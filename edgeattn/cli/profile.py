@@ -160,6 +160,8 @@ def command(
     would print. --json prints the report without single queries and samples of sensors.
     """
     _check_launch_options(mode)
+    if no_board and _is_given("idle"):
+        raise click.UsageError("--idle is for a board that is watched; leave it or --no-board out")
     check_rebuild(rebuild_if_needed, bundle)
     import edgeattn
     from edgeattn.arrays import read_arrays
@@ -214,13 +216,17 @@ def _check_launch_options(mode: str | None) -> None:
     for name in ("cuda_graph", "zero_copy"):
         wanted = getattr(MODES[mode], name) if mode else None
         given = ctx.params[name]
-        is_default = ctx.get_parameter_source(name) is ParameterSource.DEFAULT
-        if not is_default and wanted is not None and given != wanted:
+        if _is_given(name) and wanted is not None and given != wanted:
             option = name.replace("_", "-")
             raise click.UsageError(
                 f"--mode {mode} measures {'with' if wanted else 'without'} {option}; leave "
                 f"--{'' if given else 'no-'}{option} out, or choose another mode"
             )
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
 
 
 def _without_samples(report: LatencyReport) -> dict[str, Any]:

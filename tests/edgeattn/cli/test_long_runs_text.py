@@ -89,6 +89,11 @@ def test_profile_prints_minutes_and_builds(engine, capfd):
     assert "bytes of the engine that was there" in out
 
 
+def test_rest_of_a_board_that_nobody_watches_is_refused(engine, capfd):
+    assert run(["profile", str(engine), "--no-board", "--idle=2"]) == 2
+    assert "--idle is for a board that is watched" in capfd.readouterr().err
+
+
 def test_profile_prints_json_of_minutes_without_the_samples_of_sensors(engine, capfd):
     assert run(["profile", str(engine), "--duration=0", "--sustained=0.005", "--json"]) == 0
     sustained = json.loads(capfd.readouterr().out)["sustained"]
