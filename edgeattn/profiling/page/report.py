@@ -96,7 +96,7 @@ def _values(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_trtexec(sentence: str) -> bool:
-    """Tell whether the percentiles of a mode are trtexec's: its median may lie between two times."""
+    """Tell whether a mode has trtexec's percentiles, whose median may lie between two times."""
     mode = MODES.get(sentence.partition(":")[0])
     return mode is not None and mode.percentiles == "trtexec"
 
