@@ -194,7 +194,7 @@ def test_a_page_without_jinja2_is_refused_before_the_measurement(
 
 
 def test_the_board_is_watched_from_before_to_after_the_queries(engine: Path) -> None:
-    report = profile(engine, **QUICK | {"board": True, "duration_s": 0.3})
+    report = profile(engine, **QUICK | {"board": True, "duration_s": 0.6})
     assert report.board is not None
     times = [sample.time_ns for sample in report.board.trace.samples]
     start, end = report.window_ns
