@@ -13,6 +13,7 @@ import pytest
 
 import edgeattn
 from edgeattn.artifacts import Manifest
+from edgeattn.bundle import golden as golden_module
 from edgeattn.bundle.golden import Golden, check_golden, make_golden, run_golden
 from edgeattn.engine.base import TensorSpec
 from edgeattn.engine.load import load
@@ -185,6 +186,20 @@ def test_inputs_that_numpy_cannot_hold_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(EngineError, match="x is bfloat16, which numpy does not have"):
         make_golden(tmp_path / "net.onnx")
+
+
+def test_a_graph_whose_own_engine_is_off_gets_no_golden_tensors(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(path: Path) -> Any:
+        engine = load(path)
+        run = engine.run
+        monkeypatch.setattr(engine, "run", lambda x: {k: v * 1.1 for k, v in run(x).items()})
+        return engine
+
+    monkeypatch.setattr(golden_module, "load", wrong)
+    with pytest.raises(EngineError, match="the CPU engine itself misses the golden outputs"):
+        make_golden(graph)
 
 
 def test_a_tolerance_that_passes_anything_is_no_check(graph: Path, golden: Golden) -> None:

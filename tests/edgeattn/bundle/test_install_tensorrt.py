@@ -186,6 +186,21 @@ def test_a_bundle_of_libraries_for_others_is_refused(board, tmp_path, output, li
     refused(said, PluginError, bundle, output)
 
 
+@pytest.mark.parametrize(
+    "library",
+    [
+        BundledLibrary("plugin/lib.so", "x86_64", (87,), 10),
+        BundledLibrary("plugin/lib.so", "aarch64", (87,), 11),
+    ],
+)
+def test_a_library_for_another_processor_or_tensorrt_is_refused(
+    board, tmp_path, output, libraries, monkeypatch, library
+):
+    monkeypatch.setattr("edgeattn.bundle.write.describe_library", lambda path, targets: library)
+    bundle = bundle_in(tmp_path, libraries=libraries[:1])
+    refused(r"none of them is for this machine: .* TensorRT 10", PluginError, bundle, output)
+
+
 def test_a_bundle_without_plugin_takes_the_boards_own(board, tmp_path, output):
     build_from_bundle(bundle_in(tmp_path, plugin="none"), output)
     assert board.requests[0].options.plugin is None

@@ -118,6 +118,13 @@ def test_any_flipped_bit_is_seen(made: Path, tmp_path: Path) -> None:
     assert not opens_in_spite_of_flips(tmp_path / "b.zip", whole, range(8 * len(whole)))
 
 
+def test_a_damaged_manifest_is_told_from_a_malformed_one(bundle: Path) -> None:
+    whole = bytearray(bundle.read_bytes())
+    whole[whole.index(b'"entries"')] ^= 1
+    bundle.write_bytes(whole)
+    refused(bundle, "its manifest does not have the checksum or the form that it tells")
+
+
 @settings(max_examples=120)
 @given(st.data())
 def test_whatever_is_done_to_the_bytes_is_seen(made: Path, data: st.DataObject) -> None:

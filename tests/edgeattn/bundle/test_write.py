@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def test_golden_tensors_are_npz_files(made: Path, tmp_path: Path) -> None:
     arrays = []
     for name in ("inputs", "outputs"):
         (tmp_path / name).write_bytes(found[f"golden/{name}.npz"][1])
+        with zipfile.ZipFile(tmp_path / name) as archive:  # undated: equal arrays, equal bytes
+            assert {info.date_time[0] for info in archive.infolist()} == {1980}
         arrays.append(read_arrays(tmp_path / name))
     np.testing.assert_allclose(arrays[1]["logits"], logits_of(arrays[0]["x"]), rtol=1e-5)
 
