@@ -82,7 +82,7 @@ def board_options(function: Function) -> Function:
         click.option(
             "--folder",
             metavar="DIR",
-            default="~/edgeattn",
+            default="~/edgeattn-deployed",
             show_default=True,
             help="Where everything that is deployed is on the board.",
         ),

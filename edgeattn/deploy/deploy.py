@@ -27,7 +27,7 @@ from edgeattn.deploy.wheel import pack_wheel, wheel_name
 from edgeattn.errors import ArtifactError, DeployError, EdgeAttnError
 from edgeattn.profiling.report import read_report
 
-FOLDER = "~/edgeattn"
+FOLDER = "~/edgeattn-deployed"
 
 log = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ class Board:
     @property
     def root(self) -> Path:
         """The deployment folder."""
-        return self.home / "edgeattn"
+        return self.home / "edgeattn-deployed"
 
     @property
     def config(self) -> str:

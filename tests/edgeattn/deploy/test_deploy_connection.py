@@ -31,7 +31,7 @@ def board(tmp_path: Path) -> Iterator[tuple[Board, Path]]:
 def reach(board: tuple[Board, Path]) -> Iterator[Callable[..., RemoteBoard]]:
     with Connection("orin-a", board[1]) as connection:
 
-        def make(folder: str = "~/edgeattn", **arguments: Any) -> RemoteBoard:
+        def make(folder: str = "~/edgeattn-deployed", **arguments: Any) -> RemoteBoard:
             return RemoteBoard(connection, folder, **{"retry_s": (0.05, 0.2, 0.5), **arguments})
 
         yield make
@@ -83,7 +83,7 @@ def test_a_wrong_host_key_is_refused_in_one_sentence(board: tuple[Board, Path]) 
     one.stop()
     one.start()
     with Connection("orin-a", config) as connection:
-        remote = RemoteBoard(connection, "~/edgeattn")
+        remote = RemoteBoard(connection, "~/edgeattn-deployed")
         with pytest.raises(
             DeployError, match=r"^the host key of orin-a is another one than"
         ) as err:
@@ -103,7 +103,7 @@ def test_an_unknown_host_key_is_refused_whatever_the_config_says(
     one.be_unknown()
     refused = pytest.raises(DeployError, match="the host key of orin-a is not known")
     with Connection("orin-a", config) as connection, refused as err:
-        RemoteBoard(connection, "~/edgeattn").look()
+        RemoteBoard(connection, "~/edgeattn-deployed").look()
     assert "compare the fingerprint" in err.value.hint
 
 
@@ -115,7 +115,7 @@ def test_a_key_that_the_board_does_not_accept_is_said_so(board: tuple[Board, Pat
         Connection("orin-a", config) as connection,
         pytest.raises(DeployError, match=r"orin-a accepts no login of yours; it offers publickey"),
     ):
-        RemoteBoard(connection, "~/edgeattn").look()
+        RemoteBoard(connection, "~/edgeattn-deployed").look()
 
 
 @pytest.mark.ssh
@@ -345,7 +345,7 @@ def test_what_ssh_says_becomes_one_sentence(said: str, message: str) -> None:
 @pytest.mark.ssh
 def test_one_login_serves_all_requests_and_ends_with_them(board: tuple[Board, Path]) -> None:
     with Connection("orin-a", board[1]) as connection:
-        remote = RemoteBoard(connection, "~/edgeattn")
+        remote = RemoteBoard(connection, "~/edgeattn-deployed")
         for _ in range(3):
             remote.look()
         log = (board[0].home.parent / "sshd.log").read_text()
@@ -361,7 +361,7 @@ def test_a_login_that_the_users_config_shares_is_used_as_it_is(
     with board[1].open("a") as config:
         config.write(f"Host *\n  ControlMaster auto\n  ControlPath {shared}\n  ControlPersist 5\n")
     with Connection("orin-a", board[1]) as connection:
-        RemoteBoard(connection, "~/edgeattn").look()
+        RemoteBoard(connection, "~/edgeattn-deployed").look()
     assert shared.exists()  # not ended: it is not ours
     subprocess.run(
         ["ssh", "-F", str(board[1]), "-O", "exit", "orin-a"], check=True, capture_output=True
