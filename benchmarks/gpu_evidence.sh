@@ -26,6 +26,7 @@ gpu_tests=(
   tests/plugins tests/edgeattn/plugin tests/edgeattn/models/test_fused_gpu.py
   tests/edgeattn/engine/tensorrt tests/edgeattn/deploy/test_selftest.py
   tests/edgeattn/cli/test_tensorrt_path.py tests/edgeattn/profiling/board/test_nvml.py
+  tests/edgeattn/test_target_figures.py tests/edgeattn/bundle
 )
 # One case for each way through the kernels, in every type: a checker slows them a hundredfold.
 checked_cases=(
