@@ -15,7 +15,7 @@ from edgeattn.graph.names import name_nodes
 from edgeattn.profiling.layers.cost import GraphCosts
 from edgeattn.profiling.layers.modules import ModuleMap
 from edgeattn.profiling.layers.origins import Origin, origins
-from edgeattn.profiling.layers.profiler_cost import profiler_cost_ms
+from edgeattn.profiling.layers.profiler_cost import fitted_cost_ms, profiler_cost_ms
 from edgeattn.profiling.layers.roofline import Ceiling, with_rates
 from edgeattn.profiling.layers.rows import LayerProfile, LayerRow, module_tree, typical_runs
 from edgeattn.profiling.measure import measure_interleaved
@@ -69,11 +69,17 @@ def profile_cpu_layers(
     here_ms = statistics.median(measured["alone"].latency_ms)
     profiled_ms = statistics.median(measured["profiled"].latency_ms)
     whole = here_ms if whole_ms is None else whole_ms
-    added_ms = profiler_cost_ms()
+    least_ms = added_ms = profiler_cost_ms()
     # A sample of a batch is no query: what its runs usually sum to, nothing beside tells.
-    near_ms = None if engine.samples_apart else here_ms + added_ms * len(session.nodes)
-    typical = typical_runs([node.times_ms for node in session.nodes], near_ms)
-    scale = _Scale(typical, added_ms, whole / here_ms, whole)
+    near_ms = None if engine.samples_apart else here_ms + least_ms * len(session.nodes)
+    times_ms = [node.times_ms for node in session.nodes]
+    typical = typical_runs(times_ms, near_ms)
+    if not engine.samples_apart:
+        runs_ms = [measured["profiled"].latency_ms[run] for run in typical]
+        most_ms = (statistics.fmean(runs_ms) - here_ms) / max(len(times_ms), 1)
+        reported_ms = [statistics.fmean(node[run] for run in typical) for node in times_ms]
+        added_ms = fitted_cost_ms(reported_ms, here_ms, least_ms, most_ms)
+    scale = _Scale(typical, least_ms, added_ms, whole / here_ms, whole)
     if engine.samples_apart:
         # Samples that run side by side share the cores: what one takes alone says how its time is
         # spent, not how long the batch takes.
@@ -99,12 +105,14 @@ class _Scale(NamedTuple):
 
     Attributes:
         typical: Numbers of the runs that count for `ms`.
-        added_ms: What the profiler adds to each node.
+        least_ms: What the profiler adds to a node that does nothing.
+        added_ms: What is taken off each node for the profiler.
         factor: To what the whole takes.
         whole_ms: What the whole takes.
     """
 
     typical: Sequence[int]
+    least_ms: float
     added_ms: float
     factor: float
     whole_ms: float
@@ -173,8 +181,12 @@ def _note(
         f"{profiled_ms:.3f} ms with it."
     )
     yield (
-        f"It adds {1e3 * scale.added_ms:.1f} µs to each node, measured on nodes that do nothing "
-        "and taken off."
+        f"It adds {1e3 * scale.least_ms:.1f} µs to each node that does nothing, measured, and more "
+        f"to others: {1e3 * scale.added_ms:.1f} µs were taken off each, the least with which the "
+        "layers do not take longer than the query."
+        if scale.added_ms > scale.least_ms
+        else f"It adds {1e3 * scale.least_ms:.1f} µs to each node, measured on nodes that do "
+        "nothing and taken off."
     )
     if engine.samples_apart:
         yield (

@@ -8,6 +8,8 @@ factor is a constant that ONNX Runtime packs beforehand, as weights are.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -23,8 +25,9 @@ _ELEMENTS = tuple(1 << power for power in (14, 16, 18, 20, 22, 24))
 _SIDE = 512
 
 
+@functools.cache
 def cpu_ceiling(threads: int) -> Ceiling:
-    """Measure the ceiling, which takes some seconds.
+    """Measure the ceiling, which takes some seconds, once in a process.
 
     Args:
         threads: Threads of the engine whose layers are to be compared with it.

@@ -38,6 +38,6 @@ def test_layers_lie_beneath_it(ceiling):
             shares = (product.ceiling_share, tanh.ceiling_share)
             if 0.2 < shares[0] < 1.2 and 0 < shares[1] < 1.2:
                 break
-            ceiling = cpu_ceiling(1)
+            ceiling = cpu_ceiling.__wrapped__(1)
     assert 0.2 < shares[0] < 1.2, shares
     assert 0 < shares[1] < 1.2, shares

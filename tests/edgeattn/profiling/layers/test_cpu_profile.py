@@ -17,7 +17,7 @@ from edgeattn.engine.load import load
 from edgeattn.engine.random_inputs import random_inputs
 from edgeattn.errors import DataError, EngineError
 from edgeattn.profiling.layers.cpu import profile_cpu_layers
-from edgeattn.profiling.layers.profiler_cost import profiler_cost_ms
+from edgeattn.profiling.layers.profiler_cost import fitted_cost_ms, profiler_cost_ms
 from edgeattn.profiling.layers.roofline import Ceiling
 from edgeattn.profiling.layers.rows import LayerProfile
 from tests.graphs import from_text, int8_chain, save
@@ -230,6 +230,16 @@ def test_inputs_that_do_not_fit_are_refused():
             profile_cpu_layers(engine, {"x": np.zeros((256, 256), np.float32)}, iterations=0)
     with pytest.raises(EngineError, match="closed"):
         engine.bind_profiled({"x": np.zeros((256, 256), np.float32)})
+
+
+def test_the_cost_is_the_least_with_which_nodes_do_not_take_longer_than_the_query():
+    reported = [1.0, 3.0, 5.0]
+    assert fitted_cost_ms(reported, 9.0, 0.25, 2.0) == 0.25  # they do not
+    assert fitted_cost_ms(reported, 6.0, 0.25, 2.0) == pytest.approx(1.0)
+    assert fitted_cost_ms(reported, 4.0, 0.25, 2.5) == pytest.approx(2.0)  # one is all cost
+    assert fitted_cost_ms(reported, 4.0, 0.25, 1.5) == 1.5  # no more than a query takes longer
+    assert fitted_cost_ms(reported, 1.0, 0.25, 0.1) == 0.25
+    assert fitted_cost_ms([], 1.0, 0.25, 2.0) == 0.25
 
 
 def test_the_profiler_costs_some_microseconds_a_node():
