@@ -78,7 +78,7 @@ plugin: .venv/.installed-plugin
 	$(BIN)/edgeattn plugin build $(ARCH:%=--arch %) $(PLUGIN_ARGS)
 
 test: .venv/.installed-dev $(CUDA_WHEELS)
-	$(PYTEST) -n $(WORKERS) -m "not slow"
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-slow: .venv/.installed-dev $(CUDA_WHEELS)
 	$(PYTEST) -m slow

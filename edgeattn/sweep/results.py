@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from edgeattn.errors import ArtifactError
 FILE_NAME = "results.jsonl"
 # Of a row; raised when a reader of the previous one could misread it.
 ROW_VERSION = 1
+_LOCK_S = 1.0
 # What every row has; one with figures has more.
 _KEYS = frozenset(("case", "label", "status", "parameters", "parents", "figures", "error"))
 
@@ -92,7 +94,7 @@ class Results:
         self, folder: Path, resume: bool, again: Callable[[Mapping[str, Any]], bool] | None
     ) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
         except BlockingIOError as err:
             raise ArtifactError(f"another sweep is writing to {folder}", "wait for it") from err
         except OSError as err:
@@ -143,6 +145,23 @@ class Results:
     ) -> None:
         os.close(self._file)
         os.close(self._lock)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file; a child of a sweep that was just killed may hold it until it becomes a case.
+
+    Raises:
+        BlockingIOError: If somebody keeps it.
+    """
+    deadline = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _open(path: Path, flags: int) -> int:

@@ -34,7 +34,8 @@ from edgeattn.errors import ArtifactError, DeployError
 from edgeattn.profiling.report import read_report
 from tests.edgeattn.deploy.sshd import Board, boards, wait_until
 
-pytestmark = pytest.mark.ssh
+# One worker deploys to the lab, and all look at what came of it.
+pytestmark = [pytest.mark.ssh, pytest.mark.xdist_group("lab")]
 QUICK = ("--iterations", "3", "--duration", "0", "--warm-up", "0")
 BARE = ("--no-layers", "--no-board")
 
@@ -325,7 +326,7 @@ def test_the_doctor_examines_a_board_through_its_deployment(lab: Lab) -> None:
     assert found["passed"] is True
     assert topics["packages"]["level"] == "ok"
     # The caches of what is deployed are looked at, and no home is named.
-    assert "~/edgeattn/cache" in json.dumps(found)
+    assert "~/edgeattn-deployed/cache" in json.dumps(found)
     assert str(lab.boards[1].home) not in json.dumps(found)
 
 
