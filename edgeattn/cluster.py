@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import BoardError, MissingDependencyError, first_line
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 _CONNECT_S = 10
+_LOOK_S = 5.0  # how often to look for workers while none answers
 
 
 def connect(scheduler: str) -> Client:
@@ -33,8 +35,23 @@ def connect(scheduler: str) -> Client:
         raise MissingDependencyError(
             "dask.distributed is not installed", "pip install 'edgeattn[sweep]'"
         ) from err
+
+    class ClosedOnFailure(Client):  # type: ignore[misc]  # Dask has no types
+        """Closes itself where it cannot start.
+
+        Left to the garbage collector, it can be closed while this thread starts the next client,
+        and both want the same lock of Dask's: neither would ever go on.
+        """
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)
+            except BaseException:
+                self.close()
+                raise
+
     try:
-        return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+        return ClosedOnFailure(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as err:
         raise BoardError(
             f"there is no Dask scheduler at {scheduler}: {first_line(err)}",
@@ -52,6 +69,42 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     if "workers" not in description:
         raise ConnectionError("the scheduler does not answer")
     return dict(description["workers"])
+
+
+def wait_for_first(
+    client: Client,
+    tasks: Collection[Future[Any]],
+    has_worker: Callable[[], bool],
+    patience_s: float,
+) -> Collection[Future[Any]]:
+    """Wait for the first of some tasks, as long as there are workers for them.
+
+    Args:
+        client: Whose tasks they are.
+        tasks: At least one.
+        has_worker: Tells whether there is a worker that may finish one of them.
+        patience_s: How long there may be none, in seconds.
+
+    Returns:
+        Those that have ended, well or not; none if there has been no worker for too long.
+
+    Raises:
+        ConnectionError: If the client has lost its scheduler.
+    """
+    from distributed import TimeoutError as DaskTimeoutError
+    from distributed import wait
+
+    last_seen_s = time.monotonic()
+    while time.monotonic() - last_seen_s <= patience_s:
+        try:
+            with client.as_current():
+                return wait(list(tasks), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
+        except DaskTimeoutError:  # an OSError in some versions of Python
+            if client.status == "closed":  # it has tried to connect again, in vain
+                raise ConnectionError("the scheduler does not answer") from None
+            if has_worker():
+                last_seen_s = time.monotonic()
+    return []
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 import uuid
 import warnings
 from collections import Counter
@@ -17,7 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from edgeattn.calibration.collector import Run
 from edgeattn.calibration.remote_graph import PACKAGES, Observed, RemoteGraph, observe_shard
-from edgeattn.cluster import check_versions, check_workers, connect, package_versions, workers_of
+from edgeattn.cluster import (
+    check_versions,
+    check_workers,
+    connect,
+    package_versions,
+    wait_for_first,
+    workers_of,
+)
 from edgeattn.errors import BoardError, EdgeAttnError, first_line
 
 if TYPE_CHECKING:
@@ -27,8 +33,7 @@ if TYPE_CHECKING:
 _SENT_PER_WORKER = 2
 # How often a shard may fail for no reason that lies in it.
 _RETRIES = 3
-# How often to look for workers while none answers, and how long to wait for one.
-_LOOK_S = 5.0
+# How long to wait for a worker where there is none.
 _PATIENCE_S = 60.0
 
 
@@ -182,32 +187,23 @@ class Dispatch:
 
     def _wait(self, futures: Collection[Future[Observed]]) -> Collection[Future[Observed]]:
         """Wait for the first of some shards, as long as there are workers."""
-        from distributed import TimeoutError as DaskTimeoutError
-        from distributed import wait
-
-        last_seen_s = time.monotonic()
-        while True:
-            try:
-                with self._connection(), self._client.as_current():
-                    return wait(list(futures), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
-            except DaskTimeoutError:
-                if self._workers():
-                    last_seen_s = time.monotonic()
-            if time.monotonic() - last_seen_s > _PATIENCE_S:
-                raise BoardError(
-                    f"the scheduler {self._scheduler} has had no worker for {_PATIENCE_S:g} s",
-                    f"start workers and calibrate again; {_KEPT}",
-                )
+        with self._connection():
+            done = wait_for_first(
+                self._client, futures, lambda: bool(workers_of(self._client)), _PATIENCE_S
+            )
+        if not done:
+            raise BoardError(
+                f"the scheduler {self._scheduler} has had no worker for {_PATIENCE_S:g} s",
+                f"start workers and calibrate again; {_KEPT}",
+            )
+        return done
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[None]:
         from distributed import CancelledError
-        from distributed import TimeoutError as DaskTimeoutError
 
         try:
             yield
-        except DaskTimeoutError:  # an OSError in some versions of Python
-            raise
         except (CancelledError, OSError) as err:
             raise self._lost() from err
 

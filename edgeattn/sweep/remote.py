@@ -7,6 +7,7 @@ named after the boards, and assigns them anew when a worker dies. Only this side
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.artifacts import manifest_path, read_json, write_json
-from edgeattn.cluster import check_workers, connect, workers_of
+from edgeattn.cluster import check_workers, connect, wait_for_first, workers_of
 from edgeattn.errors import BoardError, first_line
 from edgeattn.graph.files import graph_files
 from edgeattn.sweep.cases import Case
@@ -31,6 +32,11 @@ _CASES_PER_WORKER = 2
 # How often a case runs again whose worker could not keep its files, as on a disk that is full. How
 # many workers it may bring down is the scheduler's setting: `allowed-failures`.
 _RETRIES = 3
+# How long to wait where no case that was sent has a worker: a board starts again in less.
+_PATIENCE_S = 600.0
+_GO_ON = "go on with --resume; cases that have ended have their rows"
+
+log = logging.getLogger(__name__)
 
 
 def run_remotely(
@@ -45,8 +51,9 @@ def run_remotely(
         finish: Called with the row of each case, in the order in which they end.
 
     Raises:
-        BoardError: If there is no scheduler or it is lost on the way, no worker for a case, a
-            worker that would measure two cases at once, or one with another edgeattn.
+        BoardError: If there is no scheduler or it is lost on the way, no worker for a case now or
+            for ten minutes, a worker that would measure two cases at once, or one with another
+            edgeattn.
         MissingDependencyError: If dask.distributed is not installed.
     """
     with connect(scheduler) as client:
@@ -55,10 +62,10 @@ def run_remotely(
         dispatch = _Dispatch(client, bench, finish, _workers(client, boards))
         try:
             dispatch.run(cases)
-        except CancelledError as err:
+        except (CancelledError, ConnectionError) as err:
             raise BoardError(
                 f"the Dask scheduler at {scheduler} was lost: {first_line(err)}",
-                "start it again, and go on with --resume; cases that have ended have their rows",
+                f"start it again, and {_GO_ON}",
             ) from err
 
 
@@ -75,11 +82,10 @@ class _Dispatch:
         self._client, self._bench, self._finish = client, bench, finish
         self._limits = {board: _CASES_PER_WORKER * count for board, count in workers.items()}
         self._running: dict[Future[Any], tuple[Case, float]] = {}
+        self._told = False  # that there is no worker now
 
     def run(self, cases: Sequence[Case]) -> None:
         """Run the cases to their ends."""
-        from distributed import wait
-
         waiting = list(cases)
         while waiting or self._running:
             busy = Counter(case.parameters["board"] for case, _ in self._running.values())
@@ -88,10 +94,29 @@ class _Dispatch:
                 waiting.remove(free[0])
                 self._send(free[0])
                 continue
-            with self._client.as_current():
-                done = wait(list(self._running), return_when="FIRST_COMPLETED").done
+            done = wait_for_first(self._client, self._running, self._has_worker, _PATIENCE_S)
+            if not done:
+                raise BoardError(
+                    f"no worker has offered {self._wanted()} for {_PATIENCE_S:g} s",
+                    f"start one again; {_GO_ON}",
+                )
             for future in done:
                 self._receive(future)
+
+    def _has_worker(self) -> bool:
+        """Tell whether a worker is there for a case that was sent; say so once if none is."""
+        boards = {_board(case) for case, _ in self._running.values()}
+        there = workers_of(self._client).values()
+        found = any(_serves(worker, board) for worker in there for board in boards)
+        if not found and not self._told:
+            log.warning("no worker offers %s now; waiting for one", self._wanted())
+        self._told = not found
+        return found
+
+    def _wanted(self) -> str:
+        """Name what the cases that were sent need a worker to have."""
+        boards = {_board(case) for case, _ in self._running.values()}
+        return " or ".join(sorted(board or "anything" for board in boards))
 
     def _send(self, case: Case) -> None:
         begin = time.monotonic()
@@ -208,6 +233,11 @@ def _board(case: Case) -> str:
     return board
 
 
+def _serves(worker: Mapping[str, Any], board: str) -> bool:
+    """Tell whether a worker takes a board's cases; those of the nameless board every worker."""
+    return not board or bool(worker["resources"].get(board))
+
+
 def _workers(client: Client, boards: set[str]) -> dict[str, int]:
     """Count the workers of each board; the nameless board is any worker.
 
@@ -217,7 +247,7 @@ def _workers(client: Client, boards: set[str]) -> dict[str, int]:
     workers = workers_of(client)
     counts = {}
     for board in boards:
-        mine = {a: w for a, w in workers.items() if not board or w["resources"].get(board)}
+        mine = {a: w for a, w in workers.items() if _serves(w, board)}
         if not mine:
             what = f"offers the resource {board}" if board else "is there"
             tag = f" --resources {board}=1" if board else ""

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import sys
 
 import pytest
+from distributed import Client
 
 from edgeattn.cluster import check_versions, check_workers, connect, package_versions, workers_of
 from edgeattn.errors import BoardError, MissingDependencyError
@@ -36,6 +38,9 @@ def test_an_address_without_a_scheduler_is_one_error(monkeypatch, address):
     with pytest.raises(BoardError, match="there is no Dask scheduler at") as error:
         connect(address)
     assert error.value.hint == "start one: dask scheduler"
+    # None is left for the garbage collector to close: it may do so in the middle of another start.
+    clients = [found for found in gc.get_objects() if isinstance(found, Client)]
+    assert {client.status for client in clients} == {"closed"}
 
 
 def test_without_dask_the_command_that_installs_it_is_named(monkeypatch):

@@ -289,7 +289,7 @@ def test_samples_that_no_worker_survives_are_an_error(graph):
 def test_a_cluster_without_workers_is_refused_and_one_that_loses_them_not_waited_for(
     graph, monkeypatch
 ):
-    monkeypatch.setattr("edgeattn.calibration.dispatch._LOOK_S", 0.1)
+    monkeypatch.setattr("edgeattn.cluster._LOOK_S", 0.1)
     monkeypatch.setattr("edgeattn.calibration.dispatch._PATIENCE_S", 1.0)
     with local_cluster(workers=0) as cluster:
         scheduler = cluster.scheduler_address

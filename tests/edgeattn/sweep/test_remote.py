@@ -164,6 +164,28 @@ def test_a_scheduler_that_is_lost_is_an_error_and_fails_no_case(tmp_path, cluste
     assert row["error"] is None  # the other case has none: it runs again
 
 
+def test_a_board_that_does_not_come_back_is_waited_for_and_then_an_error(
+    tmp_path, cluster, monkeypatch, caplog
+):
+    monkeypatch.setattr("edgeattn.cluster._LOOK_S", 0.1)
+    monkeypatch.setattr("edgeattn.sweep.remote._PATIENCE_S", 1.0)
+    worker = cluster.add_worker("--resources", "orin-nano=1")
+    text = FLOATS.replace("[models", 'boards = ["orin-nano"]\n[models', 1)
+    spec = write_sweep(tmp_path, text)
+
+    def lose_the_board(done, total, label):
+        if done == 1:
+            worker.kill()
+
+    with pytest.raises(BoardError, match="no worker has offered orin-nano for 1 s") as error:
+        run_sweep(spec, scheduler=cluster.address, progress=lose_the_board)
+    assert "--resume" in error.value.hint
+    warnings = [text for text in caplog.messages if "no worker offers orin-nano now" in text]
+    assert len(warnings) == 1
+    (row,) = read_rows(tmp_path / "sweep" / "results.jsonl")
+    assert row["error"] is None
+
+
 def test_a_graph_travels_with_its_weights_wherever_they_stand(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "weights").mkdir(parents=True)
