@@ -77,8 +77,9 @@ demo: .venv/.installed-export
 plugin: .venv/.installed-plugin
 	$(BIN)/edgeattn plugin build $(ARCH:%=--arch %) $(PLUGIN_ARGS)
 
+# Without a restart: after one, groups of tests are waited for that no worker has.
 test: .venv/.installed-dev $(CUDA_WHEELS)
-	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow"
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --max-worker-restart 0 -m "not slow"
 
 test-slow: .venv/.installed-dev $(CUDA_WHEELS)
 	$(PYTEST) -m slow

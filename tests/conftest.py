@@ -25,6 +25,7 @@ settings.load_profile("repeatable")
 
 # CUDA_ERROR_NO_DEVICE, CUDA_ERROR_STUB_LIBRARY
 CUDA_NOT_THERE = (100, 34)
+SLOW_S = 3600  # the longest that a test which is marked slow may take
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # what playwright is told to drive
 
 
@@ -146,6 +147,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, the pages' commands: last, they keep one worker alone."""
     items.sort(key=lambda item: item.path.name != "test_docs.py")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_S), append=False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,7 +117,9 @@ CRASH = """
 import os, signal, sys, time
 from pathlib import Path
 from edgeattn.profiling.board.clocks import lock_clocks
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+# Whoever started the tests may have had them ignored: a shell in the background, or nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with lock_clocks(Path(sys.argv[1]), Path(sys.argv[2])):
     print("locked", flush=True)
     {end}
@@ -125,15 +129,18 @@ with lock_clocks(Path(sys.argv[1]), Path(sys.argv[2])):
 WAIT = "while True: time.sleep(0.01)"
 
 
-def run_locked(root: Path, state: Path, end: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def run_locked(root: Path, state: Path, end: str) -> Iterator[subprocess.Popen[str]]:
     """Lock clocks in a process of its own, as root in its own eyes, and wait until they are."""
     code = "import os; os.geteuid = lambda: 0\n" + CRASH.format(end=end)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(root), str(state)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "locked\n"
-    return process
+    command = [sys.executable, "-c", code, str(root), str(state)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "locked\n"
+            yield process
+        finally:
+            process.kill()  # one that does not end would be waited for without an end
 
 
 def test_what_a_crash_left_is_restored_by_the_next(tmp_path: Path) -> None:
