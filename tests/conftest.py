@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a `--require` that names no probe."""
+    """Refuse a `--require` that names no probe; take signals as a terminal's programs do.
+
+    Whatever starts the tests in the background or under nohup has signals ignored, and so would
+    every program that a test starts and means to stop with one.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     tensorrt_bindings.promised = "bindings" in _required(config)
     unknown = sorted(_required(config) - PROBES.keys())
     if unknown:

@@ -67,7 +67,8 @@ def profile_cpu_layers(
     finally:
         profiled.close()
     here_ms = statistics.median(measured["alone"].latency_ms)
-    profiled_ms = statistics.median(measured["profiled"].latency_ms)
+    all_profiled_ms = measured["profiled"].latency_ms
+    profiled_ms = statistics.median(all_profiled_ms)
     whole = here_ms if whole_ms is None else whole_ms
     least_ms = added_ms = profiler_cost_ms()
     # A sample of a batch is no query: what its runs usually sum to, nothing beside tells.
@@ -75,7 +76,7 @@ def profile_cpu_layers(
     times_ms = [node.times_ms for node in session.nodes]
     typical = typical_runs(times_ms, near_ms)
     if not engine.samples_apart:
-        runs_ms = [measured["profiled"].latency_ms[run] for run in typical]
+        runs_ms = [all_profiled_ms[run] for run in typical]
         most_ms = (statistics.fmean(runs_ms) - here_ms) / max(len(times_ms), 1)
         reported_ms = [statistics.fmean(node[run] for run in typical) for node in times_ms]
         added_ms = fitted_cost_ms(reported_ms, here_ms, least_ms, most_ms)

@@ -117,9 +117,6 @@ CRASH = """
 import os, signal, sys, time
 from pathlib import Path
 from edgeattn.profiling.board.clocks import lock_clocks
-# Whoever started the tests may have had them ignored: a shell in the background, or nohup.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with lock_clocks(Path(sys.argv[1]), Path(sys.argv[2])):
     print("locked", flush=True)
     {end}
