@@ -1,0 +1,216 @@
+"""Put attention nodes in the place of window attention that a graph writes out.
+
+What an attention computes is read off at concrete sizes of the graph's inputs: which token stands
+at which place of which window (`fusion/moves.py`, `fusion/windows.py`), and what is added to the
+logits (`fusion/bias.py`). A dynamic graph is looked at in several sizes, which must agree. Each
+rewrite is run against what it replaces, and undone if the numbers differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import numpy_helper
+
+from edgeattn.errors import GraphError
+from edgeattn.graph.attention_products import AttentionProducts
+from edgeattn.graph.constants import Constants, drop_orphans, used_names
+from edgeattn.graph.fusion.agree import agree
+from edgeattn.graph.fusion.found import FoundAttention, Fusion, Unrecognised
+from edgeattn.graph.fusion.match import Match, WrittenAttention, match_attention
+from edgeattn.graph.fusion.moves import Moves
+from edgeattn.graph.fusion.output import Readers
+from edgeattn.graph.fusion.probe import Probe
+from edgeattn.graph.fusion.rewrite import Rewrite
+from edgeattn.graph.fusion.sizes import MOST_SIZES, input_sizes, is_static
+from edgeattn.graph.fusion.trial import compare
+from edgeattn.graph.nodes import is_standard, is_standard_domain, node_label
+from edgeattn.graph.op import OP_DOMAIN, OP_VERSION
+
+_LEAST_OPSET = 13  # from it on, axes are inputs; attention nodes are written for it
+
+
+def fuse_window_attention(
+    model: onnx.ModelProto,
+    *,
+    global_attention: bool = False,
+    probes: Sequence[Mapping[str, Sequence[int]]] | None = None,
+) -> Fusion:
+    """Find window attention and put attention nodes in its place.
+
+    Args:
+        model: Any graph; not changed.
+        global_attention: Whether to take attention of every token to every token too, as one
+            window of the whole axis.
+        probes: Shapes of the inputs by name at which to look; chosen if not given.
+
+    Returns:
+        The new graph, and what became of each attention.
+    """
+    written = _written(model)
+    before = len(model.graph.node)
+    if not written:
+        return Fusion(model, (), before, before)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    written = _written(result)  # nodes of the copy
+    opset = next((o.version for o in model.opset_import if is_standard_domain(o.domain)), 1)
+    try:
+        looked_at = _looked_at(result, probes)
+    except GraphError as err:
+        return _left_alone(model, written, f"the graph cannot be looked at: {err.message}")
+    if opset < _LEAST_OPSET:
+        return _left_alone(model, written, f"the graph has opset {opset}; from {_LEAST_OPSET} on")
+    fuser = _Fuser(result, looked_at, opset, global_attention=global_attention)
+    found = tuple(fuser.fuse(each) for each in written)
+    if not any(each.fused for each in found):
+        return Fusion(model, found, before, before)
+    fuser.finish()
+    return Fusion(result, found, before, len(result.graph.node))
+
+
+def _written(model: onnx.ModelProto) -> list[WrittenAttention]:
+    nodes = model.graph.node
+    products = AttentionProducts(model.graph, Constants(model))
+    return [
+        WrittenAttention(
+            nodes[each.softmax],
+            frozenset(name for i in each.logits for name in nodes[i].output),
+            nodes[each.outputs[0]],
+        )
+        for each in products.found
+    ]
+
+
+def _looked_at(
+    model: onnx.ModelProto, probes: Sequence[Mapping[str, Sequence[int]]] | None
+) -> list[Probe]:
+    """Look at a graph in the sizes given, or in the first of those proposed that it can have.
+
+    Raises:
+        GraphError: If it cannot have one of those given, or any of those proposed.
+    """
+    if probes is not None:
+        return [Probe(model, shapes) for shapes in probes]
+    found: list[Probe] = []
+    failure = None
+    for shapes in input_sizes(model):
+        try:
+            found.append(Probe(model, shapes))
+        except GraphError as err:
+            failure = err
+        if len(found) == MOST_SIZES:
+            break
+    if not found:
+        assert failure is not None  # at least one size is proposed
+        raise failure
+    return found
+
+
+def _left_alone(model: onnx.ModelProto, written: list[WrittenAttention], reason: str) -> Fusion:
+    found = tuple(FoundAttention(node_label(each.softmax), False, reason) for each in written)
+    count = len(model.graph.node)
+    return Fusion(model, found, count, count)
+
+
+class _Fuser:
+    """Rewrites one attention after the other, in place."""
+
+    def __init__(
+        self, model: onnx.ModelProto, probes: list[Probe], opset: int, *, global_attention: bool
+    ) -> None:
+        self._model = model
+        self._probes = probes
+        self._opset = opset
+        self._global = global_attention
+        self._readers = Readers(model.graph)
+        self._used = used_names(model.graph)
+        self._names = {node.name for node in model.graph.node}
+        self._rewrites: dict[str, Rewrite] = {}
+
+    def fuse(self, written: WrittenAttention) -> FoundAttention:
+        """Recognise an attention at each size, and try its rewrite at each."""
+        name = node_label(written.softmax)
+        match, rewrite = None, None
+        try:
+            match = self._match(written)
+            rewrite = Rewrite(match, self._probes[0], self._new_name(name))
+            error = max(
+                compare(
+                    self._model,
+                    probe,
+                    match.tokens,
+                    match.output.name,
+                    rewrite.nodes,
+                    rewrite.weights,
+                )
+                for probe in self._probes
+            )
+        except (Unrecognised, GraphError) as err:
+            reason = err.message if isinstance(err, GraphError) else str(err)
+            spec = rewrite.spec if rewrite is not None else None
+            return FoundAttention(name, False, reason, spec)
+        self._rewrites[match.output.name] = rewrite
+        return FoundAttention(
+            name, True, "", rewrite.spec, match.tokens, match.output.name, match.size, error
+        )
+
+    def _match(self, written: WrittenAttention) -> Match:
+        return agree(
+            [
+                match_attention(
+                    written,
+                    probe,
+                    Moves(probe, self._opset),
+                    self._readers,
+                    self._opset,
+                    global_attention=self._global,
+                )
+                for probe in self._probes
+            ]
+        )
+
+    def _new_name(self, softmax: str) -> str:
+        """Name the attention node after the module of the softmax."""
+        scope = softmax.rpartition("/")[0] or softmax
+        name, number = f"{scope}/MultiScaleWindowAttention", 1
+        while name in self._names:
+            number += 1
+            name = f"{scope}/MultiScaleWindowAttention_{number}"
+        self._names.add(name)
+        return name
+
+    def _fixed_values(self) -> set[str]:
+        """List what a graph of one size computes from sizes, which holds on to what it is of."""
+        probe = self._probes[0]
+        fixed: set[str] = set()
+        for node in self._model.graph.node:
+            of_size = is_standard(node, "Shape", "Size") or not fixed.isdisjoint(node.input)
+            if of_size and all(probe.is_known(name) for name in node.output if name):
+                fixed.update(filter(None, node.output))
+        return fixed
+
+    def finish(self) -> None:
+        """Put the new nodes where the old ones made their results, and drop what nobody reads."""
+        graph = self._model.graph
+        nodes: list[onnx.NodeProto] = []
+        fixed = self._fixed_values() if is_static(self._model) else set()
+        for node in graph.node:
+            if not fixed.isdisjoint(node.output):
+                for name in filter(None, node.output):
+                    value = self._probes[0].value(name)
+                    graph.initializer.append(numpy_helper.from_array(value, name))
+                continue
+            rewrite = next((self._rewrites[o] for o in node.output if o in self._rewrites), None)
+            if rewrite is None:
+                nodes.append(node)
+            else:
+                nodes += rewrite.nodes
+                graph.initializer.extend(rewrite.weights)
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+        if all(entry.domain != OP_DOMAIN for entry in self._model.opset_import):
+            self._model.opset_import.add(domain=OP_DOMAIN, version=OP_VERSION)
+        drop_orphans(self._model, self._used)
