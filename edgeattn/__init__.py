@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeattn.calibration.shards import merge_calibrations
     from edgeattn.engine.build import build
     from edgeattn.graph.export import export
+    from edgeattn.models.adapters.adapt import adapt
     from edgeattn.profiling.compare import compare
     from edgeattn.profiling.profile import profile
 
@@ -41,6 +42,7 @@ __all__ = [
     "HeadGroup",
     "ImagePreprocess",
     "InputSpec",
+    "adapt",
     "build",
     "build_from_bundle",
     "calibrate",
@@ -56,6 +58,7 @@ __all__ = [
 
 # Where each function lives: imported on first use, so that none drags its framework in unasked.
 _HOMES = {
+    "adapt": "edgeattn.models.adapters.adapt",
     "export": "edgeattn.graph.export",
     "calibrate": "edgeattn.calibration.collect",
     "merge_calibrations": "edgeattn.calibration.shards",

@@ -17,6 +17,7 @@ from edgeattn import errors
 
 # Positional parameters, then those that only go by name.
 FUNCTIONS = {
+    "adapt": ("module", "inplace"),
     "export": ("model spec output", "weights dynamic opset portable simplify progress"),
     "calibrate": (
         "graph data output",
@@ -54,6 +55,7 @@ FUNCTIONS = {
     ),
 }
 REQUIRED = {
+    "adapt": {"module"},
     "export": {"model"},
     "calibrate": {"graph"},
     "merge_calibrations": {"graph", "states"},
