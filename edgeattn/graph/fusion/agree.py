@@ -36,16 +36,20 @@ def agree(matches: Sequence[Match]) -> Match:
             and first.window_size == other.window_size
             and first.mode == other.mode
             and first.is_cosine == other.is_cosine
-            and first.output == other.output
             and _equal(first.table, other.table)
             and np.allclose(first.scale, other.scale, rtol=1e-6, atol=0)
             and all(map(np.array_equal, first.channels, other.channels))
         )
         if not same:
             raise Unrecognised("its windows depend on the size of the map")
+        common = {output.name for output in other.outputs}
+        outputs = tuple(output for output in first.outputs if output.name in common)
+        if not outputs:
+            raise Unrecognised("its result stands elsewhere at another size of the map")
         rows, cols = zip(first.shift_size, other.shift_size, strict=True)
         first = dataclasses.replace(
             first,
+            outputs=outputs,
             shift_size=(_told(*rows), _told(*cols)),
             order=_told(first.order, other.order),
             pad_mode=_told(first.pad_mode, other.pad_mode),

@@ -14,7 +14,7 @@ from edgeattn.graph.fusion.found import Unrecognised
 from edgeattn.graph.fusion.heads import Operand, TokenMap, read_operand, token_maps
 from edgeattn.graph.fusion.logits import Logits, trace_logits
 from edgeattn.graph.fusion.moves import PAD, Moves
-from edgeattn.graph.fusion.output import Output, Readers, find_output
+from edgeattn.graph.fusion.output import Output, Readers, find_outputs
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.projection import Projection
 from edgeattn.graph.fusion.windows import PlacedWindows, find_windows
@@ -58,7 +58,7 @@ class Match:
         mask_value: Added where a shift brought tokens together.
         scale: `[heads]`: factor of query times key.
         is_cosine: Whether both are normalized.
-        output: Where the result stands.
+        outputs: Tensors in which the result stands.
     """
 
     tokens: str
@@ -77,7 +77,7 @@ class Match:
     mask_value: float | None
     scale: NDArray[np.float64]
     is_cosine: bool
-    output: Output
+    outputs: tuple[Output, ...]
 
 
 def match_attention(
@@ -125,7 +125,7 @@ def match_attention(
             _check_coverage(placed, head, len(tokens))
             added = logits.added.reshape(*tokens.shape, -1)
             bias = split_bias(added, placed, head, len(channels[0]))
-            output = find_output(
+            outputs = find_outputs(
                 written.output.output[0],
                 tokens,
                 head,
@@ -138,7 +138,7 @@ def match_attention(
             reason = err
             continue
         return _match(
-            source, operands, channels, placed, bias, scale, output, probe, global_attention
+            source, operands, channels, placed, bias, scale, outputs, probe, global_attention
         )
     raise reason
 
@@ -238,7 +238,7 @@ def _match(
     placed: PlacedWindows,
     bias: Bias,
     scale: NDArray[np.float64],
-    output: Output,
+    outputs: tuple[Output, ...],
     probe: Probe,
     global_attention: bool,
 ) -> Match:
@@ -269,5 +269,5 @@ def _match(
         bias.mask_value if shifted else None,
         scale,
         operands[0].normalized,
-        output,
+        outputs,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ class Output:
     steps: tuple[onnx.NodeProto, ...]
 
 
-def find_output(
+def find_outputs(
     result: str,
     row_token: NDArray[np.int64],
     row_head: NDArray[np.int64],
@@ -59,8 +60,10 @@ def find_output(
     moves: Moves,
     probe: Probe,
     readers: Readers,
-) -> Output:
-    """Follow the heads' results until they stand in the map's order.
+) -> tuple[Output, ...]:
+    """Follow the heads' results to where they stand in the map's order.
+
+    At a size that needs no padding, they do so before what is padded is cut off, and after it.
 
     Args:
         result: The tensor, `[..., places, head_dim]`.
@@ -71,8 +74,35 @@ def find_output(
         probe: The graph at that size.
         readers: Who reads what.
 
+    Returns:
+        The tensors that hold them in this order, the first one first.
+
     Raises:
-        Unrecognised: If they never do.
+        Unrecognised: If none does.
+    """
+    found: list[Output] = []
+    try:
+        for output in _outputs(result, row_token, row_head, size, moves, probe, readers):
+            found.append(output)
+    except Unrecognised:
+        if not found:
+            raise
+    return tuple(found)
+
+
+def _outputs(
+    result: str,
+    row_token: NDArray[np.int64],
+    row_head: NDArray[np.int64],
+    size: tuple[int, int, int],
+    moves: Moves,
+    probe: Probe,
+    readers: Readers,
+) -> Iterator[Output]:
+    """Give the tensors that hold the results in the map's order, until the way ends.
+
+    Raises:
+        Unrecognised: Why it ends.
     """
     head_dim = (probe.shape(result) or (0,))[-1]
     num_heads = int(row_head.max()) + 1
@@ -87,7 +117,7 @@ def find_output(
         if shape is not None and shape[-1] == width and shape[:-1] in layouts:
             order = _row_tokens(name, start, tokens, channels, moves)
             if order is not None and np.array_equal(order, np.arange(batch * rows * cols)):
-                return Output(name, len(shape), tuple(steps))
+                yield Output(name, len(shape), tuple(steps))
         moved = _moved_on(name, probe, readers)
         if moved:
             name = moved

@@ -31,7 +31,7 @@ class Rewrite:
 
     Attributes:
         spec: Of the attention node.
-        nodes: In their order; the last one makes `match.output.name`.
+        nodes: In their order; the last one makes the first of `match.outputs`.
         weights: New initializers.
 
     Raises:
@@ -149,7 +149,7 @@ class Rewrite:
 
     def _work_on_tokens(self, result: str) -> str:
         """Repeat the nodes that work on each token by itself, on tokens in the map's order."""
-        for step in self._match.output.steps:
+        for step in self._match.outputs[0].steps:
             if is_standard(step, "Gemm"):
                 result = self._as_matmul(step, result)
                 continue
@@ -180,7 +180,7 @@ class Rewrite:
 
     def _put(self, result: str) -> None:
         """Give the result the name, and the axes, that its readers expect."""
-        output = self._match.output
+        output = self._match.outputs[0]
         if output.rank == 4:
             self.nodes[-1].output[0] = output.name
             return

@@ -8,6 +8,7 @@ rewrite is run against what it replaces, and undone if the numbers differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -28,6 +29,8 @@ from edgeattn.graph.fusion.trial import compare
 from edgeattn.graph.nodes import is_standard, is_standard_domain, node_label
 from edgeattn.graph.op import OP_DOMAIN, OP_VERSION
 
+# A dynamic graph need not be looked at in sizes at which an attention has more logits.
+_MOST_LOGITS = 4_000_000
 _LEAST_OPSET = 13  # from it on, axes are inputs; attention nodes are written for it
 
 
@@ -57,7 +60,7 @@ def fuse_window_attention(
     written = _written(result)  # nodes of the copy
     opset = next((o.version for o in model.opset_import if is_standard_domain(o.domain)), 1)
     try:
-        looked_at = _looked_at(result, probes)
+        looked_at = _looked_at(result, written, probes)
     except GraphError as err:
         return _left_alone(model, written, f"the graph cannot be looked at: {err.message}")
     if opset < _LEAST_OPSET:
@@ -84,9 +87,11 @@ def _written(model: onnx.ModelProto) -> list[WrittenAttention]:
 
 
 def _looked_at(
-    model: onnx.ModelProto, probes: Sequence[Mapping[str, Sequence[int]]] | None
+    model: onnx.ModelProto,
+    written: list[WrittenAttention],
+    probes: Sequence[Mapping[str, Sequence[int]]] | None,
 ) -> list[Probe]:
-    """Look at a graph in the sizes given, or in the first of those proposed that it can have.
+    """Look at a graph in the sizes given, or in some of those proposed that it can have.
 
     Raises:
         GraphError: If it cannot have one of those given, or any of those proposed.
@@ -94,18 +99,26 @@ def _looked_at(
     if probes is not None:
         return [Probe(model, shapes) for shapes in probes]
     found: list[Probe] = []
+    too_large: list[Probe] = []
     failure = None
     for shapes in input_sizes(model):
         try:
-            found.append(Probe(model, shapes))
+            probe = Probe(model, shapes)
         except GraphError as err:
             failure = err
+            continue
+        largest = max(_elements(probe.shape(each.softmax.input[0])) for each in written)
+        (too_large if largest > _MOST_LOGITS else found).append(probe)
         if len(found) == MOST_SIZES:
             break
-    if not found:
+    if not found and not too_large:
         assert failure is not None  # at least one size is proposed
         raise failure
-    return found
+    return found or too_large[-1:]
+
+
+def _elements(shape: tuple[int, ...] | None) -> int:
+    return math.prod(shape) if shape is not None else 0
 
 
 def _left_alone(model: onnx.ModelProto, written: list[WrittenAttention], reason: str) -> Fusion:
@@ -134,32 +147,34 @@ class _Fuser:
         name = node_label(written.softmax)
         match, rewrite = None, None
         try:
-            match = self._match(written)
-            rewrite = Rewrite(match, self._probes[0], self._new_name(name))
+            match, probes = self._match(written)
+            rewrite = Rewrite(match, probes[0], self._new_name(name))
             error = max(
                 compare(
                     self._model,
                     probe,
                     match.tokens,
-                    match.output.name,
+                    match.outputs[0].name,
                     rewrite.nodes,
                     rewrite.weights,
                 )
-                for probe in self._probes
+                for probe in probes
             )
         except (Unrecognised, GraphError) as err:
             reason = err.message if isinstance(err, GraphError) else str(err)
             spec = rewrite.spec if rewrite is not None else None
             return FoundAttention(name, False, reason, spec)
-        self._rewrites[match.output.name] = rewrite
+        self._rewrites[match.outputs[0].name] = rewrite
         return FoundAttention(
-            name, True, "", rewrite.spec, match.tokens, match.output.name, match.size, error
+            name, True, "", rewrite.spec, match.tokens, match.outputs[0].name, match.size, error
         )
 
-    def _match(self, written: WrittenAttention) -> Match:
-        return agree(
-            [
-                match_attention(
+    def _match(self, written: WrittenAttention) -> tuple[Match, list[Probe]]:
+        """Recognise an attention at each size that the graph can have; gives those sizes too."""
+        matches, probes, misfit = [], [], None
+        for probe in self._probes:
+            try:
+                match = match_attention(
                     written,
                     probe,
                     Moves(probe, self._opset),
@@ -167,9 +182,15 @@ class _Fuser:
                     self._opset,
                     global_attention=self._global,
                 )
-                for probe in self._probes
-            ]
-        )
+            except GraphError as err:
+                misfit = err
+            else:
+                matches.append(match)
+                probes.append(probe)
+        if not matches:
+            assert misfit is not None  # there is at least one size
+            raise misfit
+        return agree(matches), probes
 
     def _new_name(self, softmax: str) -> str:
         """Name the attention node after the module of the softmax."""
