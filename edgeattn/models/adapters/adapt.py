@@ -118,11 +118,8 @@ def adapt_with_report(module: nn.Module, *, inplace: bool = False) -> Adaptation
         )
     if walk.failed:
         name, reason = walk.failed[0]
-        warnings.warn(
-            f"{len(walk.failed)} attentions were left as they are; {name}: {reason}",
-            PartlyAdaptedWarning,
-            stacklevel=2,
-        )
+        share = f"{len(walk.failed)} of {len(walk.attentions)} attentions"
+        warnings.warn(f"not adapted: {share}; {name}: {reason}", PartlyAdaptedWarning, stacklevel=2)
     return adaptation
 
 

@@ -17,26 +17,35 @@ from edgeattn.errors import ModelError
 Adapter = Callable[[Any], nn.Module]
 
 _HERE = __name__.rpartition(".")[0]
-_HUGGING_FACE = "transformers.models"
 # By name, so that no library is imported for the others' sake.
 _KNOWN = {
-    "torchvision.models.swin_transformer.ShiftedWindowAttention": (
-        "torchvision_swin.adapt_attention"
-    ),
-    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": (
-        "torchvision_swin.adapt_attention"
-    ),
-    f"{_HUGGING_FACE}.swin.modeling_swin.SwinLayer": "hugging_face_swin.adapt_swin_layer",
-    f"{_HUGGING_FACE}.donut.modeling_donut_swin.DonutSwinLayer": (
-        "hugging_face_swin.adapt_swin_layer"
-    ),
-    f"{_HUGGING_FACE}.maskformer.modeling_maskformer_swin.MaskFormerSwinLayer": (
-        "hugging_face_swin.adapt_maskformer_layer"
-    ),
-    f"{_HUGGING_FACE}.swinv2.modeling_swinv2.Swinv2Layer": "hugging_face_swin.adapt_swinv2_layer",
-    f"{_HUGGING_FACE}.swin2sr.modeling_swin2sr.Swin2SRLayer": (
-        "hugging_face_swin.adapt_swinv2_layer"
-    ),
+    "torchvision.models.swin_transformer": {
+        "ShiftedWindowAttention": ("torchvision_swin", "adapt_attention"),
+        "ShiftedWindowAttentionV2": ("torchvision_swin", "adapt_attention"),
+    },
+    "timm.models.swin_transformer": {"SwinTransformerBlock": ("timm_swin", "adapt_swin_block")},
+    "timm.models.swin_transformer_v2": {
+        "SwinTransformerV2Block": ("timm_swin", "adapt_swinv2_block"),
+    },
+    "timm.models.maxxvit": {
+        "PartitionAttentionCl": ("timm_maxvit", "adapt_channels_last"),
+        "PartitionAttention2d": ("timm_maxvit", "adapt_channels_first"),
+    },
+    "transformers.models.swin.modeling_swin": {
+        "SwinLayer": ("hugging_face_swin", "adapt_swin_layer"),
+    },
+    "transformers.models.donut.modeling_donut_swin": {
+        "DonutSwinLayer": ("hugging_face_swin", "adapt_swin_layer"),
+    },
+    "transformers.models.maskformer.modeling_maskformer_swin": {
+        "MaskFormerSwinLayer": ("hugging_face_swin", "adapt_maskformer_layer"),
+    },
+    "transformers.models.swinv2.modeling_swinv2": {
+        "Swinv2Layer": ("hugging_face_swin", "adapt_swinv2_layer"),
+    },
+    "transformers.models.swin2sr.modeling_swin2sr": {
+        "Swin2SRLayer": ("hugging_face_swin", "adapt_swinv2_layer"),
+    },
 }
 _registered: dict[type[nn.Module], Adapter] = {}
 
@@ -66,10 +75,10 @@ def adapter_of(module: nn.Module) -> Adapter | None:
     cls = type(module)
     if cls in _registered:
         return _registered[cls]
-    known = _KNOWN.get(class_name(cls))
+    known = _KNOWN.get(cls.__module__, {}).get(cls.__qualname__)
     if known is None:
         return None
-    file, _, function = known.partition(".")
+    file, function = known
     adapter: Adapter = getattr(importlib.import_module(f"{_HERE}.{file}"), function)
     return adapter
 
