@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.match import Match
 
 _Told = TypeVar("_Told")
@@ -24,7 +24,7 @@ def agree(matches: Sequence[Match]) -> Match:
         The first of them, with what it did not tell filled in from the others.
 
     Raises:
-        Unrecognised: If they contradict each other.
+        UnrecognisedError: If they contradict each other.
     """
     first = matches[0]
     for other in matches[1:]:
@@ -41,11 +41,11 @@ def agree(matches: Sequence[Match]) -> Match:
             and all(map(np.array_equal, first.channels, other.channels))
         )
         if not same:
-            raise Unrecognised("its windows depend on the size of the map")
+            raise UnrecognisedError("its windows depend on the size of the map")
         common = {output.name for output in other.outputs}
         outputs = tuple(output for output in first.outputs if output.name in common)
         if not outputs:
-            raise Unrecognised("its result stands elsewhere at another size of the map")
+            raise UnrecognisedError("its result stands elsewhere at another size of the map")
         rows, cols = zip(first.shift_size, other.shift_size, strict=True)
         first = dataclasses.replace(
             first,
@@ -61,7 +61,7 @@ def agree(matches: Sequence[Match]) -> Match:
 
 def _told(one: _Told | None, other: _Told | None) -> _Told | None:
     if one is not None and other is not None and one != other:
-        raise Unrecognised("its windows depend on the size of the map")
+        raise UnrecognisedError("its windows depend on the size of the map")
     return other if one is None else one
 
 

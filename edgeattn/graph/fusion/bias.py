@@ -1,4 +1,4 @@
-"""What is added to logits, taken apart: a relative position bias, and the mask of shifted windows."""
+"""What is added to logits, taken apart: a table of relative positions, and the mask of a shift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import PAD
 from edgeattn.graph.fusion.windows import PlacedWindows
 from edgeattn.spec import PadMode
@@ -46,7 +46,7 @@ def split_bias(
         num_heads: Number of heads.
 
     Raises:
-        Unrecognised: If it is not the sum of a table of relative positions and one mask.
+        UnrecognisedError: If it is not the sum of a table of relative positions and one mask.
     """
     windows = placed.windows
     rows, cols = windows.window_size
@@ -66,12 +66,14 @@ def split_bias(
     scale = max(1.0, float(np.abs(tables[np.isfinite(tables)]).max(initial=0.0)))
     plain = sees & both_real
     if not _close(added[plain], expected[plain], scale):
-        raise Unrecognised("what is added to its logits is no table of relative positions")
-    mask_value = _mask_value((added - expected)[~sees & both_real], scale)
-    pad_mode = _pad_mode((added - expected)[sees & real[:, :, None] & ~real[:, None, :]], scale)
+        raise UnrecognisedError("what is added to its logits is no table of relative positions")
+    at_pads = real[:, :, None] & ~real[:, None, :]
+    pad_mode = _pad_mode((added - expected)[sees & at_pads], scale)
+    apart = ~sees & (both_real if pad_mode == "mask" else real[:, :, None])
+    mask_value = _mask_value((added - expected)[apart], scale)
     tables = np.where(np.isnan(tables), 0.0, tables)  # positions that no two tokens have
     if not np.isfinite(tables).all():
-        raise Unrecognised("it masks tokens of its own windows")
+        raise UnrecognisedError("it masks tokens of its own windows")
     table = tables.astype(np.float32) if tables.any() else None
     return Bias(table, mask_value, pad_mode)
 
@@ -81,15 +83,15 @@ def _close(found: NDArray[np.float64], expected: NDArray[np.float64], scale: flo
 
 
 def _mask_value(added: NDArray[np.float64], scale: float) -> float:
-    """Read the one number that separates tokens; minus infinity where there are none to separate."""
+    """Read the number that separates tokens; minus infinity where there are none to separate."""
     known = added[~np.isnan(added)]
     if not known.size or (known <= _NO_PROBABILITY).all():
         return -math.inf
     value = float(np.median(known))
     if not _close(known, np.full_like(known, value), max(scale, abs(value))):
-        raise Unrecognised("its mask is not that of shifted windows")
+        raise UnrecognisedError("its mask is not that of shifted windows")
     if value >= -_TOLERANCE * scale:
-        raise Unrecognised("its windows are shifted and tokens that are no neighbours not masked")
+        raise UnrecognisedError("tokens that a shift brought together are not masked")
     rounded = round(value)  # sums of it and a bias have the bias's noise
     return float(rounded) if abs(value - rounded) <= _TOLERANCE * abs(value) * 10 else value
 
@@ -100,4 +102,4 @@ def _pad_mode(added: NDArray[np.float64], scale: float) -> PadMode | None:
         return None
     if (known <= _NO_PROBABILITY).all():
         return "mask"
-    raise Unrecognised("what is added to padded keys is neither nothing nor a mask")
+    raise UnrecognisedError("what is added to padded keys is neither nothing nor a mask")

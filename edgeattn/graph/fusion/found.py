@@ -56,5 +56,5 @@ class Fusion:
         return tuple(found for found in self.attentions if found.fused)
 
 
-class Unrecognised(Exception):
+class UnrecognisedError(Exception):
     """Why an attention is none that a node can stand for; the message is a clause."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import PAD, Moves, Traced
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.projection import Projection, find_projection
@@ -49,23 +49,23 @@ def read_operand(traced: Traced, probe: Probe, *, channels_first: bool = False) 
         channels_first: Whether it is `[..., head_dim, places]`.
 
     Raises:
-        Unrecognised: If the elements of a place are not channels of one token.
+        UnrecognisedError: If the elements of a place are not channels of one token.
     """
     index = np.swapaxes(traced.index, -1, -2) if channels_first else traced.index
     index = index.reshape(-1, *index.shape[-2:])
     shape = probe.shape(traced.source)
     if not shape:
-        raise Unrecognised(f"{traced.source} has no channels")
+        raise UnrecognisedError(f"{traced.source} has no channels")
     row, channel = np.divmod(index, shape[-1])
     pad = index == PAD
     row[pad] = PAD
     if (row != row[:, :, :1]).any():
-        raise Unrecognised("its heads are made of channels of several tokens")
+        raise UnrecognisedError("its heads are made of channels of several tokens")
     # A place that is padded has no channels; the others of its window have.
     first = np.argmax(~pad[:, :, 0], axis=1)
     expected = np.take_along_axis(channel, first[:, None, None], axis=1)
     if ((channel != expected) & ~pad).any() or pad[:, :, 0].all(axis=1).any():
-        raise Unrecognised("its tokens do not have the same channels")
+        raise UnrecognisedError("its tokens do not have the same channels")
     return Operand(
         traced.source,
         row[:, :, 0],
@@ -137,7 +137,7 @@ def _token_map(
     sequences: bool,
     backwards: bool = False,
 ) -> Iterator[TokenMap]:
-    """Give the tensor as a map if it holds whole tokens of the source, or the source those of it."""
+    """Give a tensor as a map if its rows are those of the source, or the source is made of them."""
     shape = probe.shape(name)
     if shape is None or len(shape) not in ((3, 4) if sequences else (4,)):
         return

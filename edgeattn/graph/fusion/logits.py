@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import is_move
 from edgeattn.graph.fusion.probe import Probe, run_node
 from edgeattn.graph.nodes import is_standard, node_label
@@ -45,21 +45,21 @@ def trace_logits(name: str, products: set[str], probe: Probe, opset: int) -> tup
         The product, and what was made of it.
 
     Raises:
-        Unrecognised: If anything but numbers known before is made of it.
+        UnrecognisedError: If anything but numbers known before is made of it.
     """
     steps: list[tuple[onnx.NodeProto, int]] = []
     while name not in products:
         node = probe.producer.get(name)
         if node is None:
-            raise Unrecognised("its logits are no product of queries and keys")
+            raise UnrecognisedError("its logits are no product of queries and keys")
         data = [slot for slot, one in enumerate(node.input) if one and not probe.is_known(one)]
         if len(data) != 1:
-            raise Unrecognised(f"data changes what {node_label(node)} adds to its logits")
+            raise UnrecognisedError(f"data changes what {node_label(node)} adds to its logits")
         steps.append((node, data[0]))
         name = node.input[data[0]]
     shape = probe.shape(name)
     if shape is None:
-        raise Unrecognised(f"the size of {name} is not known before the graph runs")
+        raise UnrecognisedError(f"the size of {name} is not known before the graph runs")
     size = int(np.prod(shape, dtype=np.int64))
     logits = Logits(np.arange(size).reshape(shape), np.ones(shape), np.zeros(shape))
     for node, slot in reversed(steps):
@@ -81,7 +81,7 @@ def _apply(node: onnx.NodeProto, slot: int, logits: Logits, probe: Probe, opset:
     if is_standard(node, "Add", "Sub", "Mul", "Div", "Where") and other is not None:
         shape = probe.shape(node.output[0])
         if shape != logits.index.shape:
-            raise Unrecognised(f"{node_label(node)} repeats its logits")
+            raise UnrecognisedError(f"{node_label(node)} repeats its logits")
         if is_standard(node, "Where"):
             return _masked(slot, others, logits)
         if is_standard(node, "Add"):
@@ -92,13 +92,13 @@ def _apply(node: onnx.NodeProto, slot: int, logits: Logits, probe: Probe, opset:
             return Logits(logits.index, logits.factor * other, logits.added * other)
         if is_standard(node, "Div") and slot == 0:
             return Logits(logits.index, logits.factor / other, logits.added / other)
-    raise Unrecognised(f"{node_label(node)} ({node.op_type}) changes its logits")
+    raise UnrecognisedError(f"{node_label(node)} ({node.op_type}) changes its logits")
 
 
 def _masked(slot: int, others: list[NDArray[Any] | None], logits: Logits) -> Logits:
     """Add minus infinity where a mask puts a very low number in a logit's place."""
     condition, fill = others[0], others[3 - slot]
     if condition is None or fill is None or not (fill <= _BLOCKED).all():
-        raise Unrecognised("its logits are replaced by numbers that are no mask")
+        raise UnrecognisedError("its logits are replaced by numbers that are no mask")
     kept = condition.astype(bool) if slot == 1 else ~condition.astype(bool)
     return Logits(logits.index, logits.factor, np.where(kept, logits.added, -np.inf))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgeattn.graph.fusion.bias import Bias, split_bias
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.heads import Operand, TokenMap, read_operand, token_maps
 from edgeattn.graph.fusion.logits import Logits, trace_logits
 from edgeattn.graph.fusion.moves import PAD, Moves
@@ -100,7 +100,7 @@ def match_attention(
         global_attention: Whether to take attention of every token to every token too.
 
     Raises:
-        Unrecognised: If no attention node can stand for it.
+        UnrecognisedError: If no attention node can stand for it.
     """
     product, logits = _logits(written, probe, opset)
     node = probe.producer[product]
@@ -110,14 +110,14 @@ def match_attention(
     value = read_operand(moves.trace(written.output.input[1]), probe)
     operands = (query, key, value)
     if not query.row.shape == key.row.shape == value.row.shape:
-        raise Unrecognised("queries and keys are not as many")
+        raise UnrecognisedError("queries and keys are not as many")
     if value.normalized or value.factor != 1 or query.normalized != key.normalized:
-        raise Unrecognised("its values are scaled, or only queries or keys normalized")
+        raise UnrecognisedError("its values are scaled, or only queries or keys normalized")
     head, channels = _heads(operands)
     scale = _scales(logits, head, len(channels[0])) * query.factor * key.factor
     if not query.normalized and not np.allclose(scale, scale[0], rtol=1e-6, atol=0):
-        raise Unrecognised("its heads have different softmax scales")
-    reason = Unrecognised("its tokens come from no map [B, H, W, C]")
+        raise UnrecognisedError("its heads have different softmax scales")
+    reason = UnrecognisedError("its tokens come from no map [B, H, W, C]")
     for source in token_maps(query, node.input[0], moves, probe, sequences=global_attention):
         try:
             tokens = _tokens(source, operands, moves, probe)
@@ -134,7 +134,7 @@ def match_attention(
                 probe,
                 readers,
             )
-        except Unrecognised as err:
+        except UnrecognisedError as err:
             reason = err
             continue
         return _match(
@@ -147,27 +147,27 @@ def _logits(written: WrittenAttention, probe: Probe, opset: int) -> tuple[str, L
     name = written.softmax.input[0]
     shape = probe.shape(name)
     if shape is None or len(shape) < 3:
-        raise Unrecognised("the size of its logits is not known before the graph runs")
+        raise UnrecognisedError("the size of its logits is not known before the graph runs")
     axis = next(
         (helper.get_attribute_value(a) for a in written.softmax.attribute if a.name == "axis"), -1
     )
     if axis not in (-1, len(shape) - 1):
-        raise Unrecognised("its softmax does not go along the keys")
+        raise UnrecognisedError("its softmax does not go along the keys")
     product, logits = trace_logits(name, set(written.products), probe, opset)
     if not np.array_equal(logits.index.reshape(-1), np.arange(logits.index.size)):
-        raise Unrecognised("its logits are put in another order")
+        raise UnrecognisedError("its logits are put in another order")
     if not is_standard(probe.producer[product], "MatMul"):
-        raise Unrecognised("its queries and keys are multiplied by no MatMul")
+        raise UnrecognisedError("its queries and keys are multiplied by no MatMul")
     return product, logits
 
 
 def _check_probabilities(written: WrittenAttention, moves: Moves) -> None:
     if not is_standard(written.output, "MatMul"):
-        raise Unrecognised("its probabilities and values are multiplied by no MatMul")
+        raise UnrecognisedError("its probabilities and values are multiplied by no MatMul")
     traced = moves.trace(written.output.input[0], stop=written.softmax.output[0])
     straight = np.array_equal(traced.index.reshape(-1), np.arange(traced.index.size))
     if traced.source != written.softmax.output[0] or traced.factor != 1 or not straight:
-        raise Unrecognised("its probabilities are changed before they weigh the values")
+        raise UnrecognisedError("its probabilities are changed before they weigh the values")
 
 
 def _heads(
@@ -180,19 +180,19 @@ def _heads(
     dims = np.cumsum([value.channel.shape[1], query.channel.shape[1]])
     of_value, of_query, of_key = np.split(unique, dims, axis=1)
     if len(np.unique(of_value, axis=0)) != len(unique):
-        raise Unrecognised("heads share their values")
+        raise UnrecognisedError("heads share their values")
     if of_value.shape[1] != of_query.shape[1]:
-        raise Unrecognised("values have other channels than queries and keys")
+        raise UnrecognisedError("values have other channels than queries and keys")
     return head.reshape(-1), (of_query, of_key, of_value)
 
 
 def _scales(logits: Logits, head: NDArray[np.int64], num_heads: int) -> NDArray[np.float64]:
     factor = logits.factor.reshape(len(head), -1)
     if (factor != factor[:, :1]).any():
-        raise Unrecognised("its logits have different factors")
+        raise UnrecognisedError("its logits have different factors")
     scales = np.array([factor[head == number][0, 0] for number in range(num_heads)])
     if (scales[head] != factor[:, 0]).any() or (scales <= 0).any():
-        raise Unrecognised("its logits have different factors")
+        raise UnrecognisedError("its logits have different factors")
     return scales
 
 
@@ -204,31 +204,31 @@ def _tokens(
     for operand in operands:
         if source.is_projected:
             if operand.source != operands[0].source:
-                raise Unrecognised("queries, keys and values are in several tensors")
+                raise UnrecognisedError("queries, keys and values are in several tensors")
             of_row = source.tokens
         else:
             if operand.projection is None:
-                raise Unrecognised("keys or values are made by no linear layer")
+                raise UnrecognisedError("keys or values are made by no linear layer")
             of_row = source.tokens
             if operand.projection.input != operands[0].projection_input:
                 traced = moves.trace(operand.projection.input, stop=source.name)
                 index = traced.index.reshape(-1, traced.index.shape[-1])
                 if traced.source != source.name or index.shape[1] != source.shape[3]:
-                    raise Unrecognised("queries and keys are made of different tensors")
+                    raise UnrecognisedError("queries and keys are made of different tensors")
                 of_row = np.where(index[:, 0] == PAD, PAD, index[:, 0] // source.shape[3])
                 whole = index[:, :1] + np.arange(index.shape[1])
                 if ((index != whole) & (index[:, :1] != PAD)).any():
-                    raise Unrecognised("queries and keys are made of different tensors")
+                    raise UnrecognisedError("queries and keys are made of different tensors")
         found.append(np.where(operand.row == PAD, PAD, of_row[operand.row]))
     if any(not np.array_equal(found[0], other) for other in found[1:]):
-        raise Unrecognised("queries and keys are different tokens")
+        raise UnrecognisedError("queries and keys are different tokens")
     return found[0]
 
 
 def _check_coverage(placed: PlacedWindows, head: NDArray[np.int64], rows: int) -> None:
     place = np.stack([placed.batch, placed.window, head])
     if np.unique(place, axis=1).shape[1] != rows:
-        raise Unrecognised("a window is attended to more than once")
+        raise UnrecognisedError("a window is attended to more than once")
 
 
 def _match(
@@ -245,7 +245,7 @@ def _match(
     windows = placed.windows
     is_global = len(windows.tokens) == 1 and bias.table is None
     if is_global and not global_attention:
-        raise Unrecognised("every token attends to every token")
+        raise UnrecognisedError("every token attends to every token")
     padded = bool((windows.tokens == PAD).any())
     counts = [-(-length // w) for length, w in zip(source.size, windows.window_size, strict=True)]
     shifted = any(windows.shift_size)

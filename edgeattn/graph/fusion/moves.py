@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.norms import normalized_input
 from edgeattn.graph.fusion.probe import Probe, run_node
 from edgeattn.graph.nodes import is_standard
@@ -89,7 +89,7 @@ class Moves:
             stop: Go no further than this one.
 
         Raises:
-            Unrecognised: If a size is not known, or too large.
+            UnrecognisedError: If a size is not known, or too large.
         """
         return _Trace(self._probe, self._opset, stop).follow(name)
 
@@ -163,10 +163,10 @@ class _Trace:
     def _start(self, name: str) -> Traced:
         shape = self._probe.shape(name)
         if shape is None:
-            raise Unrecognised(f"the size of {name} is not known before the graph runs")
+            raise UnrecognisedError(f"the size of {name} is not known before the graph runs")
         size = int(np.prod(shape, dtype=np.int64))
         if size > _MOST_ELEMENTS:
-            raise Unrecognised(f"{name} has {size} elements, too many to follow")
+            raise UnrecognisedError(f"{name} has {size} elements, too many to follow")
         return Traced(name, np.arange(size, dtype=np.int64).reshape(shape))
 
     def _moved(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> Traced:

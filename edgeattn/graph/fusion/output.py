@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import PAD, Moves, is_move
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.projection import find_projection
@@ -78,13 +78,13 @@ def find_outputs(
         The tensors that hold them in this order, the first one first.
 
     Raises:
-        Unrecognised: If none does.
+        UnrecognisedError: If none does.
     """
     found: list[Output] = []
     try:
         for output in _outputs(result, row_token, row_head, size, moves, probe, readers):
             found.append(output)
-    except Unrecognised:
+    except UnrecognisedError:
         if not found:
             raise
     return tuple(found)
@@ -102,14 +102,15 @@ def _outputs(
     """Give the tensors that hold the results in the map's order, until the way ends.
 
     Raises:
-        Unrecognised: Why it ends.
+        UnrecognisedError: Why it ends.
     """
     head_dim = (probe.shape(result) or (0,))[-1]
     num_heads = int(row_head.max()) + 1
     tokens = np.broadcast_to(row_token[:, :, None], (*row_token.shape, head_dim)).reshape(-1)
     channels = (row_head[:, None, None] * head_dim + np.arange(head_dim)).astype(np.int64)
     channels = np.broadcast_to(channels, (*row_token.shape, head_dim)).reshape(-1)
-    start, width, steps, name = result, num_heads * head_dim, [], result
+    start, width, name = result, num_heads * head_dim, result
+    steps: list[onnx.NodeProto] = []
     batch, rows, cols = size
     layouts = (size, (batch, rows * cols), (batch * rows * cols,))
     while True:
@@ -123,15 +124,15 @@ def _outputs(
             name = moved
             continue
         if not readers.are_inside(name) or len(readers.all(name)) > 1:
-            raise Unrecognised("its result is read before it stands in the order of its tokens")
+            raise UnrecognisedError("its result is read before it stands in its tokens' order")
         (node,) = readers.all(name)
         if shape is None or shape[-1] != width or not _works_on_tokens(node, name, probe):
-            raise Unrecognised(
-                f"its result goes into {node.op_type} before it stands in the order of its tokens"
+            raise UnrecognisedError(
+                f"its result goes into {node.op_type} before it stands in its tokens' order"
             )
         order = _row_tokens(name, start, tokens, channels, moves)
         if order is None:
-            raise Unrecognised("its heads are not put together token by token")
+            raise UnrecognisedError("its heads are not put together token by token")
         name = start = node.output[0]
         width = (probe.shape(name) or (0,))[-1]
         tokens, channels = np.repeat(order, width), np.tile(np.arange(width), len(order))

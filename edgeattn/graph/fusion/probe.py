@@ -1,4 +1,4 @@
-"""A graph at one size of its inputs: the shape of every tensor, and every value that no data changes.
+"""A graph at one size of its inputs: the shape of each tensor, each value that no data changes.
 
 Nothing of the data is computed. Values are computed when they are asked for: shapes, positions,
 masks and tables, whether constant or made from the inputs' sizes.
@@ -88,19 +88,26 @@ class Probe:
         waiting = [name]
         while waiting:
             current = waiting[-1]
-            if current in self._values:
+            if current in self._values or current in self._weights:
                 waiting.pop()
-            elif current in self._weights:
-                self._values[current] = numpy_helper.to_array(self._weights[current])
+                continue
+            node = self.producer[current]
+            missing = [
+                one
+                for one in _evaluation_inputs(node)
+                if one not in self._values and one not in self._weights
+            ]
+            if missing:
+                waiting += missing
             else:
-                node = self.producer[current]
-                needed = _evaluation_inputs(node)
-                missing = [name for name in needed if name not in self._values]
-                if missing:
-                    waiting += missing
-                else:
-                    self._values.update(zip(node.output, self._evaluate(node), strict=False))
-        return self._values[name]
+                self._values.update(zip(node.output, self._evaluate(node), strict=False))
+        return self._stored(name)
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        """Give what was computed, or a weight, which is kept once."""
+        if name in self._values:
+            return self._values[name]
+        return np.asarray(numpy_helper.to_array(self._weights[name]))
 
     def _look_at(self, node: onnx.NodeProto) -> None:
         if is_attention(node):
@@ -161,7 +168,7 @@ class Probe:
             shape = self.shape(node.input[0])
             assert shape is not None
             return [np.array(int(np.prod(shape, dtype=np.int64)))]
-        values = [self._values[name] if name else None for name in node.input]
+        values = [self._stored(name) if name else None for name in node.input]
         return run_node(node, values, self._versions[""])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeattn.errors import SpecError
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.match import Match
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.nodes import is_standard
@@ -35,7 +35,7 @@ class Rewrite:
         weights: New initializers.
 
     Raises:
-        Unrecognised: If no spec says what it computes.
+        UnrecognisedError: If no spec says what it computes.
     """
 
     def __init__(self, match: Match, probe: Probe, name: str) -> None:
@@ -45,7 +45,7 @@ class Rewrite:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         if probe.element(match.tokens) not in _ELEMENTS:
-            raise Unrecognised("its tokens are no floating point numbers of 16 or 32 bits")
+            raise UnrecognisedError("its tokens are no floating point numbers of 16 or 32 bits")
         self.spec = self._make_spec()
         self._write()
 
@@ -71,7 +71,7 @@ class Rewrite:
                 qk_mode="cosine" if match.is_cosine else "dot",
             )
         except SpecError as err:
-            raise Unrecognised(err.message) from err
+            raise UnrecognisedError(err.message) from err
 
     def _write(self) -> None:
         match = self._match

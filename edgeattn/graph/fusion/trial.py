@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.verify import relative_error, run_graph
 
@@ -39,7 +39,7 @@ def compare(
         The largest difference, relative to the largest result.
 
     Raises:
-        Unrecognised: If it is larger than rounding explains.
+        UnrecognisedError: If it is larger than rounding explains.
     """
     shape = probe.shape(tokens)
     element = probe.element(tokens)
@@ -53,7 +53,7 @@ def compare(
     error = relative_error(*results)
     allowed = MAX_RELATIVE_ERROR if element == onnx.TensorProto.FLOAT else _MAX_RELATIVE_ERROR_HALF
     if error > allowed:
-        raise Unrecognised(f"the rewrite gives other numbers: {error:.1e} relative")
+        raise UnrecognisedError(f"the rewrite gives other numbers: {error:.1e} relative")
     return error
 
 
@@ -81,7 +81,7 @@ def _part(
             constants[name] = own[name]
         elif name not in made_by or (probe.is_known(name) and name != output):
             if not probe.is_known(name):
-                raise Unrecognised(f"its result depends on {name} too")
+                raise UnrecognisedError(f"its result depends on {name} too")
             constants[name] = numpy_helper.from_array(probe.value(name), name)
         else:
             order.append(made_by[name])

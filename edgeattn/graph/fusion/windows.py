@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.graph.fusion.found import Unrecognised
+from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import PAD
 from edgeattn.graph.tape import Tape
 from edgeattn.graph.window_axes import WindowAxis, block_axis, grid_axis
@@ -66,16 +66,16 @@ def find_windows(
         size: Rows and columns of a map.
 
     Raises:
-        Unrecognised: If there are none.
+        UnrecognisedError: If there are none.
     """
     area = size[0] * size[1]
     largest = tokens.max(axis=1)
     if (largest == PAD).any():
-        raise Unrecognised("a window holds no token of the map")
+        raise UnrecognisedError("a window holds no token of the map")
     batch = largest // area
     local = np.where(tokens == PAD, PAD, tokens - batch[:, None] * area)
     if ((local < 0) & (tokens != PAD)).any():
-        raise Unrecognised("tokens of several samples attend to each other")
+        raise UnrecognisedError("tokens of several samples attend to each other")
     for windows in _candidates(local, size):
         rows = {row.tobytes(): number for number, row in enumerate(windows.tokens)}
         if len(rows) * batch_size * (len(tokens) // (len(rows) * batch_size)) != len(tokens):
@@ -83,7 +83,7 @@ def find_windows(
         window = np.array([rows.get(row.tobytes(), -1) for row in np.ascontiguousarray(local)])
         if (window >= 0).all():
             return PlacedWindows(windows, batch, window)
-    raise Unrecognised("its tokens stand in no windows of the index rule")
+    raise UnrecognisedError("its tokens stand in no windows of the index rule")
 
 
 def _candidates(local: NDArray[np.int64], size: tuple[int, int]) -> Iterator[Windows]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import numpy_helper
@@ -18,7 +19,7 @@ from edgeattn.errors import GraphError
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, drop_orphans, used_names
 from edgeattn.graph.fusion.agree import agree
-from edgeattn.graph.fusion.found import FoundAttention, Fusion, Unrecognised
+from edgeattn.graph.fusion.found import FoundAttention, Fusion, UnrecognisedError
 from edgeattn.graph.fusion.match import Match, WrittenAttention, match_attention
 from edgeattn.graph.fusion.moves import Moves
 from edgeattn.graph.fusion.output import Readers
@@ -26,12 +27,13 @@ from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.rewrite import Rewrite
 from edgeattn.graph.fusion.sizes import MOST_SIZES, input_sizes, is_static
 from edgeattn.graph.fusion.trial import compare
-from edgeattn.graph.nodes import is_standard, is_standard_domain, node_label
+from edgeattn.graph.nodes import is_standard, node_label
 from edgeattn.graph.op import OP_DOMAIN, OP_VERSION
+from edgeattn.graph.passes.raise_opset import raise_opset, standard_opset
 
 # A dynamic graph need not be looked at in sizes at which an attention has more logits.
 _MOST_LOGITS = 4_000_000
-_LEAST_OPSET = 13  # from it on, axes are inputs; attention nodes are written for it
+_LEAST_OPSET = 18  # attention nodes are decomposed into operators of it
 
 
 def fuse_window_attention(
@@ -55,21 +57,18 @@ def fuse_window_attention(
     before = len(model.graph.node)
     if not written:
         return Fusion(model, (), before, before)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    written = _written(result)  # nodes of the copy
-    opset = next((o.version for o in model.opset_import if is_standard_domain(o.domain)), 1)
+    given = model
     try:
-        looked_at = _looked_at(result, written, probes)
+        model = raise_opset(model, _LEAST_OPSET)
+        written = _written(model)
+        looked_at = _looked_at(model, written, probes)
     except GraphError as err:
-        return _left_alone(model, written, f"the graph cannot be looked at: {err.message}")
-    if opset < _LEAST_OPSET:
-        return _left_alone(model, written, f"the graph has opset {opset}; from {_LEAST_OPSET} on")
-    fuser = _Fuser(result, looked_at, opset, global_attention=global_attention)
+        return _left_alone(given, written, f"the graph cannot be looked at: {err.message}")
+    fuser = _Fuser(model, looked_at, standard_opset(model), global_attention=global_attention)
     found = tuple(fuser.fuse(each) for each in written)
     if not any(each.fused for each in found):
-        return Fusion(model, found, before, before)
-    fuser.finish()
+        return Fusion(given, found, before, before)
+    result = fuser.finish()
     return Fusion(result, found, before, len(result.graph.node))
 
 
@@ -128,7 +127,7 @@ def _left_alone(model: onnx.ModelProto, written: list[WrittenAttention], reason:
 
 
 class _Fuser:
-    """Rewrites one attention after the other, in place."""
+    """Finds what takes the place of each attention, and then puts all of it there."""
 
     def __init__(
         self, model: onnx.ModelProto, probes: list[Probe], opset: int, *, global_attention: bool
@@ -160,7 +159,7 @@ class _Fuser:
                 )
                 for probe in probes
             )
-        except (Unrecognised, GraphError) as err:
+        except (UnrecognisedError, GraphError) as err:
             reason = err.message if isinstance(err, GraphError) else str(err)
             spec = rewrite.spec if rewrite is not None else None
             return FoundAttention(name, False, reason, spec)
@@ -212,26 +211,47 @@ class _Fuser:
                 fixed.update(filter(None, node.output))
         return fixed
 
-    def finish(self) -> None:
-        """Put the new nodes where the old ones made their results, and drop what nobody reads."""
-        graph = self._model.graph
-        nodes: list[onnx.NodeProto] = []
+    def finish(self) -> onnx.ModelProto:
+        """Make a graph with the new nodes where the old ones made their results.
+
+        What nobody reads any more is left out. The weights, most of a model, are copied once.
+        """
+        result = onnx.ModelProto()
+        for field, value in self._model.ListFields():
+            if field.name != "graph":
+                _copy_field(result, field.name, value)
+        graph, old = result.graph, self._model.graph
+        for field, value in old.ListFields():
+            if field.name not in ("node", "initializer"):
+                _copy_field(graph, field.name, value)
         fixed = self._fixed_values() if is_static(self._model) else set()
-        for node in graph.node:
-            if not fixed.isdisjoint(node.output):
-                for name in filter(None, node.output):
-                    value = self._probes[0].value(name)
-                    graph.initializer.append(numpy_helper.from_array(value, name))
-                continue
+        weights = list(old.initializer)
+        for node in old.node:
             rewrite = next((self._rewrites[o] for o in node.output if o in self._rewrites), None)
-            if rewrite is None:
-                nodes.append(node)
+            if not fixed.isdisjoint(node.output):
+                weights += (
+                    numpy_helper.from_array(self._probes[0].value(name), name)
+                    for name in filter(None, node.output)
+                )
+            elif rewrite is not None:
+                graph.node.extend(rewrite.nodes)
+                weights += rewrite.weights
             else:
-                nodes += rewrite.nodes
-                graph.initializer.extend(rewrite.weights)
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(kept)
-        if all(entry.domain != OP_DOMAIN for entry in self._model.opset_import):
-            self._model.opset_import.add(domain=OP_DOMAIN, version=OP_VERSION)
-        drop_orphans(self._model, self._used)
+                graph.node.append(node)
+        if all(entry.domain != OP_DOMAIN for entry in result.opset_import):
+            result.opset_import.add(domain=OP_DOMAIN, version=OP_VERSION)
+        drop_orphans(result, self._used)
+        orphans = self._used - used_names(graph)
+        graph.initializer.extend(weight for weight in weights if weight.name not in orphans)
+        return result
+
+
+def _copy_field(message: Any, name: str, value: Any) -> None:
+    """Copy one field of a protobuf message into another of its kind."""
+    field = getattr(message, name)
+    if hasattr(field, "extend"):
+        field.extend(value)
+    elif hasattr(field, "CopyFrom"):
+        field.CopyFrom(value)
+    else:
+        setattr(message, name, value)
