@@ -10,6 +10,7 @@ import onnx
 
 from edgeattn.artifacts import Manifest
 from edgeattn.errors import GraphError, first_line
+from edgeattn.graph.custom_ops import register_custom_ops, unknown_operator
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
 
 
@@ -23,6 +24,7 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
         threads: That one run may use, the caller's included; by default one per core.
 
     Raises:
+        ArtifactError: If a library of custom operators that the user names cannot be loaded.
         GraphError: If ONNX Runtime does not load it.
     """
     import onnxruntime as ort
@@ -33,6 +35,7 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Between runs the processor belongs to the observers and the decoding of images.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    register_custom_ops(options)
 
     def load(source: bytes | str) -> Any:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -48,8 +51,11 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
 
 def refused(what: str, err: Exception, on: str = "") -> GraphError:
     """Make the error of a graph that ONNX Runtime cannot `load` or `run`, perhaps `on` a sample."""
+    unknown = unknown_operator(err)
+    if unknown is not None:
+        return GraphError(*unknown)
     where = f" on {on}" if on else ""
     return GraphError(
         f"ONNX Runtime cannot {what} the graph{where}: {first_line(err)}",
-        "the data may not fit the graph, or the graph may hold operators it does not know",
+        "the data may not fit the graph, or a node of the graph its inputs",
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from edgeattn.errors import EngineError
+from edgeattn.graph.custom_ops import register_custom_ops, unknown_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,9 @@ def session_options(
         int8_arithmetic: How nodes behind DequantizeLinear are computed, in a graph that has any.
             `fused`: integer kernels, the fastest. `fused-precise`: integer kernels without
             saturation; `unfused`: exactly as the graph says, in float.
+
+    Raises:
+        ArtifactError: If a library of custom operators that the user names cannot be loaded.
     """
     import onnxruntime as ort
 
@@ -62,6 +66,7 @@ def session_options(
         options.add_session_config_entry(
             "optimization.disable_specified_optimizers", "MatMulAddFusion"
         )
+    register_custom_ops(options)
     return options
 
 
@@ -94,7 +99,8 @@ def runtime_errors(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        raise EngineError(f"{what}: {_without_prefix(err)}") from err
+        unknown = unknown_operator(err)
+        raise EngineError(*(unknown or (f"{what}: {_without_prefix(err)}",))) from err
 
 
 def _without_prefix(err: Exception) -> str:

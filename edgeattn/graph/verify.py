@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from edgeattn.graph.custom_ops import register_custom_ops
 from edgeattn.graph.files import MAX_INLINE_BYTES, weights_bytes, write_graph
 from edgeattn.graph.passes.decompose import decompose
 
@@ -27,6 +28,7 @@ def run_graph(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures arrive as exceptions
+    register_custom_ops(options)
     providers = ["CPUExecutionProvider"]
     standard = decompose(model)
     if weights_bytes(standard) <= MAX_INLINE_BYTES:
