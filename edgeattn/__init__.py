@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeattn.calibration.shards import merge_calibrations
     from edgeattn.engine.build import build
     from edgeattn.graph.export import export
+    from edgeattn.graph.fuse import fuse
     from edgeattn.models.adapters.adapt import adapt
     from edgeattn.profiling.compare import compare
     from edgeattn.profiling.profile import profile
@@ -48,6 +49,7 @@ __all__ = [
     "calibrate",
     "compare",
     "export",
+    "fuse",
     "load",
     "merge_calibrations",
     "profile",
@@ -60,6 +62,7 @@ __all__ = [
 _HOMES = {
     "adapt": "edgeattn.models.adapters.adapt",
     "export": "edgeattn.graph.export",
+    "fuse": "edgeattn.graph.fuse",
     "calibrate": "edgeattn.calibration.collect",
     "merge_calibrations": "edgeattn.calibration.shards",
     "quantize": "edgeattn.calibration.quantize",
