@@ -27,7 +27,9 @@ def difference(
     tensor_of: Callable[[Any], Tensor] = logits_of,
 ) -> float:
     """Give the largest difference on two random images, as a share of the largest value."""
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
+    generator = torch.Generator().manual_seed(sum(size))
+    dtype = next(theirs.parameters()).dtype
+    images = torch.randn(2, 3, *size, generator=generator, dtype=dtype)
     with torch.no_grad():
         expected = tensor_of(theirs(images))
         return float((tensor_of(ours(images)) - expected).abs().max() / expected.abs().max())

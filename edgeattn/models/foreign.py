@@ -159,12 +159,20 @@ def attention_state(state: Mapping[str, Tensor], library: str) -> State:
         nothing had to be packed or reordered.
 
     Raises:
-        ModelError: If a tensor is unknown.
+        ModelError: If a tensor is unknown or missing.
     """
     prefix, renames = _ATTENTIONS[library]
-    parts = _rename({prefix + name: tensor for name, tensor in state.items()}, renames)
-    ours = "stages.0.blocks.0.attention."
-    return {name.removeprefix(ours): tensor for name, tensor in _mswin_state(parts).items()}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"its state dict has {name}, which is no tensor", _PLAIN_LAYERS)
+    try:
+        parts = _rename({prefix + name: tensor for name, tensor in state.items()}, renames)
+        ours = _mswin_state(parts)
+    except ModelError as err:
+        raise ModelError(err.message.replace(prefix, ""), _PLAIN_LAYERS) from err
+    except KeyError as err:
+        raise ModelError(f"its state dict has nothing for {err}", _PLAIN_LAYERS) from err
+    return {name.rpartition("attention.")[2]: tensor for name, tensor in ours.items()}
 
 
 def state_dict_from_timm_maxvit(state: Mapping[str, Tensor]) -> State:
@@ -241,6 +249,7 @@ _TIMM_RENAMES: _Renames = (
     (r"\.cpb_mlp\.", ".position_bias.mlps.0."),
     (r"^head\.fc\.", "head."),
 )
+_PLAIN_LAYERS = "give the module as the library builds it: merge what was added to its layers"
 # Where the first attention stands in a model of each library.
 _ATTENTIONS = {
     "torchvision": ("features.1.0.attn.", _TORCHVISION_RENAMES),

@@ -90,6 +90,8 @@ def window_attention(
     Raises:
         ModelError: If the tensors do not make up such a layer.
     """
+    if "qkv.weight" not in state:
+        raise ModelError("its projection to query, key and value has no weight")
     channels, dim = state["qkv.weight"].shape
     if channels != 3 * dim or dim % group.num_heads:
         raise ModelError(

@@ -165,7 +165,7 @@ class Logits(nn.Module):
         return self.inner(images).logits
 
 
-@pytest.mark.parametrize("build", [swin, swinv2])
+@pytest.mark.parametrize("build", [swin, pytest.param(swinv2, marks=pytest.mark.slow)])
 def test_the_graph_of_an_adapted_model_has_one_node_per_attention(build, tmp_path):
     assert exported_attention_nodes(edgeattn.adapt(Logits(build())), (38, 46), tmp_path) == 4
 

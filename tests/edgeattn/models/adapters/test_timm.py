@@ -137,12 +137,13 @@ def test_the_graph_of_an_adapted_model_has_one_node_per_attention(tmp_path):
         ("swin_s3_tiny_224", 12),
         ("swinv2_tiny_window8_256", 12),
         ("maxvit_tiny_tf_224", 22),
-        ("maxvit_rmlp_pico_rw_256", 14),
+        ("maxvit_rmlp_pico_rw_256", 22),
     ],
 )
 def test_published_sizes_are_equal(name, attentions):
-    theirs = randomized(timm.create_model(name, pretrained=False))
+    # In float64: random weights magnify the rounding of MaxViT's convolutions layer by layer.
+    theirs = randomized(timm.create_model(name, pretrained=False)).double()
     report = adapt_with_report(theirs)
     assert (len(report.adapted), report.left) == (attentions, ())
     size = theirs.pretrained_cfg["input_size"][1:]
-    assert difference(theirs, report.module, size) < 1e-4
+    assert difference(theirs, report.module, size) < 1e-10

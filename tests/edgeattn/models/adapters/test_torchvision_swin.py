@@ -4,9 +4,10 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 import edgeattn
-from edgeattn.models.adapters import adapt_with_report
+from edgeattn.models.adapters import PartlyAdaptedWarning, adapt_with_report
 from edgeattn.models.attention import MultiScaleWindowAttention
 from tests.adapted import difference
 from tests.random_weights import randomized
@@ -95,6 +96,57 @@ def test_gradients_reach_the_attention_as_they_did(version):
     theirs_weight = theirs.features[1][1].attn.qkv.weight.grad
     weight = ours.features[1][1].attn.qkv.weight.grad
     torch.testing.assert_close(weight, theirs_weight, rtol=1e-6, atol=1e-9)
+
+
+class LowRank(nn.Module):
+    """A linear layer with something added, as fine-tuning libraries wrap it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.down = nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+
+    @property
+    def weight(self):
+        return self.base_layer.weight + self.up.weight @ self.down.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+
+class Fixed(nn.Linear):
+    """A linear layer that keeps something other than tensors, as quantized ones do."""
+
+    def get_extra_state(self):
+        return "packed"
+
+
+class Bare(nn.Module):
+    """A linear layer whose weight no state dict has."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.weight = base.weight.detach()
+        self.bias = None
+
+
+@pytest.mark.parametrize(
+    ("wrap", "reason"),
+    [
+        (LowRank, r"no place for: qkv\.base_layer\.weight, "),
+        (lambda base: Fixed(base.in_features, base.out_features), r"qkv\._extra_state.*no tensor"),
+        (Bare, r"has no weight"),
+    ],
+)
+def test_a_layer_that_something_was_added_to_is_left_with_the_reason(wrap, reason):
+    theirs = swin()
+    theirs.features[1][0].attn.qkv = wrap(theirs.features[1][0].attn.qkv)
+    with pytest.warns(PartlyAdaptedWarning, match=reason):
+        report = adapt_with_report(theirs)
+    assert [a.name for a in report.left] == ["features.1.0.attn"]
+    assert difference(theirs, report.module, (32, 32)) < 1e-5
 
 
 @pytest.mark.slow
