@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeattn.errors import ModelError, SpecError
+from edgeattn.errors import ModelError
 from edgeattn.models.attention import MultiScaleWindowAttention
 from edgeattn.models.operator import multi_scale_window_attention
 from edgeattn.models.position_bias import ContinuousPositionBias
-from edgeattn.spec import HeadGroup
+from edgeattn.spec import AttentionSpec, HeadGroup
 
-WhenCovered = Literal["unshift", "refuse"]
+WhenCovered = Literal["unshift", "split"]
 
 
 class ShiftedWindowAttention(MultiScaleWindowAttention):
     """Attention in shifted windows of a library that does not drop a shift axis by axis.
 
     Where one window covers an axis, the operator and torchvision leave that axis unshifted. Others
-    drop the shift on both axes, or keep it on both; the operator cannot express the latter.
+    drop the shift on both axes, or keep it on both. A shift that is kept splits the window into
+    regions that do not see each other: each is attended to by itself, in an operator of its own.
 
     Args:
-        when_covered: `unshift` both axes, or `refuse` the map.
+        when_covered: `unshift` both axes, or `split` the map.
         *args: As of `MultiScaleWindowAttention`; one head group in block mode.
         **settings: As of `MultiScaleWindowAttention`.
     """
@@ -43,27 +46,51 @@ class ShiftedWindowAttention(MultiScaleWindowAttention):
 
         Returns:
             `[B, H, W, C]`.
-
-        Raises:
-            SpecError: If a map is refused.
         """
-        spec = self.spec
-        group = spec.head_groups[0]
+        group = self.spec.head_groups[0]
         axes = zip(x.shape[1:3], group.window_size, group.shift_size, strict=True)
-        if any(shift and length <= window for length, window, shift in axes):
-            if (when_covered or self.when_covered) == "refuse":
-                raise SpecError(
-                    f"a map of {x.shape[1]}x{x.shape[2]} tokens has a single window of "
-                    f"{group.window_size} on an axis, and the original shifts it by "
-                    f"{group.shift_size}, which our operator cannot express",
-                    "run larger images, or the model as it was before edgeattn.adapt",
-                )
-            spec = replace(spec, head_groups=(replace(group, shift_size=(0, 0)),))
-        attended = multi_scale_window_attention(
-            self.qkv(x), spec, self._bias_table(), self._pad_kv(), self._cosine_factor()
-        )
+        if not any(shift and length <= window for length, window, shift in axes):
+            return super().forward(x)
+        unshifted = replace(self.spec, head_groups=(replace(group, shift_size=(0, 0)),))
+        if (when_covered or self.when_covered) == "split":
+            attended = self._attend_by_regions(x, replace(unshifted, pad_mode="mask"))
+        else:
+            attended = self._attend(self.qkv(x), unshifted, self._pad_kv())
         projected: Tensor = self.proj(attended)
         return projected
+
+    def _attend_by_regions(self, x: Tensor, spec: AttentionSpec) -> Tensor:
+        """Pad and roll as the original, and attend between the borders that its mask has."""
+        height, width = x.shape[1:3]
+        group = self.spec.head_groups[0]
+        (window_rows, window_cols), (shift_rows, shift_cols) = group.window_size, group.shift_size
+        padding = (0, 0, 0, -width % window_cols, 0, -height % window_rows)
+        roll_first = self.spec.shift_pad_order == "roll_then_pad"
+
+        if not roll_first:
+            x = F.pad(x, padding)
+        x = x.roll((-shift_rows, -shift_cols), (1, 2))
+        if roll_first:
+            x = F.pad(x, padding)
+        qkv = self.qkv(x)  # of padded tokens, its bias
+        rows = _regions(x.shape[1], window_rows, shift_rows)
+        cols = _regions(x.shape[2], window_cols, shift_cols)
+        strips = [[self._attend(qkv[:, r, c], spec, None) for c in cols] for r in rows]
+        out = torch.cat([torch.cat(strip, 2) for strip in strips], 1)
+        if roll_first:
+            out = out[:, :height, :width]
+        return out.roll((shift_rows, shift_cols), (1, 2))[:, :height, :width]
+
+    def _attend(self, qkv: Tensor, spec: AttentionSpec, pad_kv: Tensor | None) -> Tensor:
+        return multi_scale_window_attention(
+            qkv, spec, self._bias_table(), pad_kv, self._cosine_factor()
+        )
+
+
+def _regions(length: int, window: int, shift: int) -> list[slice]:
+    """Cut a padded and rolled axis where the mask of shifted windows does."""
+    borders = [0, length - window, length - shift, length] if shift else [0, length]
+    return [slice(a, b) for a, b in pairwise(borders) if a < b]
 
 
 def window_attention(

@@ -65,7 +65,7 @@ class HuggingFaceLayer(nn.Module):
             )
         covered: dict[str, object] = {}
         if options.get("always_partition") and isinstance(self.block.attn, ShiftedWindowAttention):
-            covered["when_covered"] = "refuse"
+            covered["when_covered"] = "split"
         maps = hidden_states.unflatten(1, tuple(input_dimensions))
         out: Tensor = self.block(maps, **covered)
         return out.flatten(1, 2), None
@@ -78,12 +78,12 @@ def adapt_swin_layer(layer: Any) -> nn.Module:
 
 def adapt_maskformer_layer(layer: Any) -> nn.Module:
     """Replace a `MaskFormerSwinLayer`, which keeps its shift on every map."""
-    return _adapt(layer, PreNormBlock, "refuse", -100.0)
+    return _adapt(layer, PreNormBlock, "split", -100.0)
 
 
 def adapt_swinv2_layer(layer: Any) -> nn.Module:
     """Replace a `Swinv2Layer` or `Swin2SRLayer`, which add their mask twice."""
-    return _adapt(layer, PostNormBlock, "refuse", -200.0)
+    return _adapt(layer, PostNormBlock, "split", -200.0)
 
 
 def _adapt(

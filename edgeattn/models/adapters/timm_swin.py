@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from edgeattn.errors import ModelError
 from edgeattn.models.adapters.attention import is_trainable, window_attention
 from edgeattn.models.adapters.blocks import PostNormBlock, PreNormBlock
 from edgeattn.models.foreign import attention_state
@@ -28,18 +27,11 @@ def adapt_swinv2_block(block: Any) -> nn.Module:
 
 
 def _adapt(block: Any, block_class: type[PreNormBlock]) -> nn.Module:
-    axes = zip(block.input_resolution, block.window_size, block.shift_size, strict=True)
-    # A block with a mask of its own for one size; others meet the size when they run.
-    if block.attn_mask is not None and any(s and length <= w for length, w, s in axes):
-        raise ModelError(
-            f"it shifts a map of {'x'.join(map(str, block.input_resolution))} tokens by "
-            f"{tuple(block.shift_size)} within a single window, which our operator cannot express"
-        )
     theirs = block.attn
     attention = window_attention(
         attention_state(theirs.state_dict(), "timm"),
         HeadGroup(theirs.num_heads, tuple(block.window_size), tuple(block.shift_size)),
-        when_covered="refuse",
+        when_covered="split",
         offsets=getattr(theirs, "relative_coords_table", None),
         trainable=is_trainable(theirs),
         mask_value=-100.0,

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import edgeattn
-from edgeattn.errors import SpecError
 from edgeattn.models.adapters import PartlyAdaptedWarning, adapt_with_report
 from tests.adapted import difference, exported_attention_nodes
 from tests.random_weights import randomized
@@ -57,21 +56,19 @@ def test_swinv2_keeps_the_windows_that_it_was_trained_with_and_a_bias_of_its_own
     assert difference(theirs, edgeattn.adapt(theirs), (38, 46)) < 1e-5
 
 
-def test_a_shift_within_a_single_window_is_left_as_it_is_and_told():
-    theirs = swin(1, img_size=16, always_partition=True)  # the second map has 4x4 tokens
-    with pytest.warns(PartlyAdaptedWarning, match=r"1 of 4 .* layers\.1\.blocks\.1: it shi"):
-        report = adapt_with_report(theirs)
-    assert [a.name for a in report.left] == ["layers.1.blocks.1"]
-    assert "4x4 tokens by (2, 2) within a single window" in report.left[0].reason
-    assert len(report.adapted) == 3
-    assert difference(theirs, report.module, (16, 16)) < 1e-5
-
-
-def test_a_shift_within_a_single_window_that_comes_up_later_is_refused():
-    theirs = swin(1, img_size=64, strict_img_size=False)
-    ours = edgeattn.adapt(theirs)
-    with pytest.raises(SpecError, match="single window"):
-        ours(torch.randn(1, 3, 16, 16))
+# Second maps of 4x4, 4x10, and 3x10, where roll and pad come in the order that differs.
+@pytest.mark.parametrize("size", [(16, 16), (16, 40), (12, 40)])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_shift_within_a_single_window_gives_the_same_logits(version, size):
+    for settings in (
+        {"img_size": size, "always_partition": True},
+        {"img_size": 64, "strict_img_size": False},
+    ):
+        theirs = swin(version, **settings)
+        for name, parameter in theirs.named_parameters():
+            if name.endswith("logit_scale"):  # far enough from what a mask of -100 lets through
+                nn.init.constant_(parameter, 2.0)
+        assert difference(theirs, edgeattn.adapt(theirs), size) < 1e-5
 
 
 def test_heads_of_another_width_are_left_with_the_reason():
