@@ -72,9 +72,9 @@ class Adaptation:
 def adapt(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Swap the windowed attention of a model from another library for ours, weights kept.
 
-    Swin and Swin V2 of torchvision, timm and Hugging Face, MaxViT of timm, and Donut-Swin,
-    MaskFormer-Swin and Swin2SR of Hugging Face are known; `edgeattn.models.adapters` has
-    `register_adapter` for others and `adapt_with_report` to see what became of each attention.
+    Swin and Swin V2 of torchvision, timm and Hugging Face, MaxViT of torchvision and timm, and
+    Donut-Swin, MaskFormer-Swin and Swin2SR of Hugging Face are known. `register_adapter` of
+    `edgeattn.models.adapters` takes others, and `adapt_with_report` tells what became of each.
 
     The outputs stay equal; dropout inside the attention, which acts in training alone, is gone.
 

@@ -23,6 +23,9 @@ _KNOWN = {
         "ShiftedWindowAttention": ("torchvision_swin", "adapt_attention"),
         "ShiftedWindowAttentionV2": ("torchvision_swin", "adapt_attention"),
     },
+    "torchvision.models.maxvit": {
+        "PartitionAttentionLayer": ("torchvision_maxvit", "adapt_partition_layer"),
+    },
     "timm.models.swin_transformer": {"SwinTransformerBlock": ("timm_swin", "adapt_swin_block")},
     "timm.models.swin_transformer_v2": {
         "SwinTransformerV2Block": ("timm_swin", "adapt_swinv2_block"),
