@@ -59,6 +59,17 @@ def agree(matches: Sequence[Match]) -> Match:
     return first
 
 
+def is_untold(match: Match) -> bool:
+    """Tell whether other sizes may tell something of a map that these did not."""
+    is_map = match.has_rows and 0 not in match.window_size
+    return is_map and (is_padding_untold(match) or None in match.shift_size)
+
+
+def is_padding_untold(match: Match) -> bool:
+    """Tell whether it is not known what padded tokens do."""
+    return match.pad_mode is None or (match.order is None and any(match.shift_size))
+
+
 def _told(one: _Told | None, other: _Told | None) -> _Told | None:
     if one is not None and other is not None and one != other:
         raise UnrecognisedError("its windows depend on the size of the map")

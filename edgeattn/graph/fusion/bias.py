@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import PAD
 from edgeattn.graph.fusion.windows import PlacedWindows
-from edgeattn.spec import PadMode
 
 # Sums of a bias and a mask are rounded; exporters add both in single precision.
 _TOLERANCE = 2e-6
@@ -26,12 +25,12 @@ class Bias:
     Attributes:
         table: `[heads, (2 rows - 1) * (2 cols - 1)]`, float32; `None` if all is zero.
         mask_value: Added where a shift brought tokens together.
-        pad_mode: `mask` if padded keys are masked too; else `None`, as they are.
+        masks_pads: Whether padded keys are masked too.
     """
 
     table: NDArray[np.float32] | None
     mask_value: float
-    pad_mode: PadMode | None
+    masks_pads: bool
 
 
 def split_bias(
@@ -55,27 +54,27 @@ def split_bias(
     label, token = windows.label[placed.window], windows.tokens[placed.window]
     sees = label[:, :, None] == label[:, None, :]
     real = token != PAD
-    both_real = real[:, :, None] & real[:, None, :]
+    at_pads = real[:, :, None] & ~real[:, None, :]
+    masked_pads = added[sees & at_pads]
+    masks_pads = bool(masked_pads.size and (masked_pads <= _NO_PROBABILITY).all())
+    # What a padded token asks is cut off; what it answers counts, unless it is masked.
+    counts = real[:, :, None] & (real[:, None, :] if masks_pads else True)
+    plain, apart = sees & counts, ~sees & counts
     tables = np.full((num_heads, (2 * rows - 1) * (2 * cols - 1)), np.nan)
     for number in range(num_heads):
         mine = head == number
-        chosen = sees[mine] & both_real[mine]
-        where = np.broadcast_to(entry, chosen.shape)[chosen]
-        tables[number, where] = added[mine][chosen]
+        chosen = plain[mine]
+        tables[number, np.broadcast_to(entry, chosen.shape)[chosen]] = added[mine][chosen]
     expected = tables[head][:, entry]
     scale = max(1.0, float(np.abs(tables[np.isfinite(tables)]).max(initial=0.0)))
-    plain = sees & both_real
     if not _close(added[plain], expected[plain], scale):
         raise UnrecognisedError("what is added to its logits is no table of relative positions")
-    at_pads = real[:, :, None] & ~real[:, None, :]
-    pad_mode = _pad_mode((added - expected)[sees & at_pads], scale)
-    apart = ~sees & (both_real if pad_mode == "mask" else real[:, :, None])
     mask_value = _mask_value((added - expected)[apart], scale)
     tables = np.where(np.isnan(tables), 0.0, tables)  # positions that no two tokens have
     if not np.isfinite(tables).all():
         raise UnrecognisedError("it masks tokens of its own windows")
     table = tables.astype(np.float32) if tables.any() else None
-    return Bias(table, mask_value, pad_mode)
+    return Bias(table, mask_value, masks_pads)
 
 
 def _close(found: NDArray[np.float64], expected: NDArray[np.float64], scale: float) -> bool:
@@ -94,12 +93,3 @@ def _mask_value(added: NDArray[np.float64], scale: float) -> float:
         raise UnrecognisedError("tokens that a shift brought together are not masked")
     rounded = round(value)  # sums of it and a bias have the bias's noise
     return float(rounded) if abs(value - rounded) <= _TOLERANCE * abs(value) * 10 else value
-
-
-def _pad_mode(added: NDArray[np.float64], scale: float) -> PadMode | None:
-    known = added[~np.isnan(added)]
-    if not known.size or (np.abs(known) <= _TOLERANCE * scale).all():
-        return None
-    if (known <= _NO_PROBABILITY).all():
-        return "mask"
-    raise UnrecognisedError("what is added to padded keys is neither nothing nor a mask")

@@ -263,7 +263,7 @@ def _match(
         ),
         windows.mode,
         windows.order if padded and shifted else None,
-        (bias.pad_mode or "bias_kv") if padded else None,
+        ("mask" if bias.masks_pads else "bias_kv") if padded else None,
         not source.has_padding,
         bias.table,
         bias.mask_value if shifted else None,

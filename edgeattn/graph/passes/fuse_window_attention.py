@@ -9,7 +9,7 @@ rewrite is run against what it replaces, and undone if the numbers differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -18,14 +18,14 @@ from onnx import numpy_helper
 from edgeattn.errors import GraphError
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, drop_orphans, used_names
-from edgeattn.graph.fusion.agree import agree
+from edgeattn.graph.fusion.agree import agree, is_padding_untold, is_untold
 from edgeattn.graph.fusion.found import FoundAttention, Fusion, UnrecognisedError
 from edgeattn.graph.fusion.match import Match, WrittenAttention, match_attention
 from edgeattn.graph.fusion.moves import Moves
 from edgeattn.graph.fusion.output import Readers
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.rewrite import Rewrite
-from edgeattn.graph.fusion.sizes import MOST_SIZES, input_sizes, is_static
+from edgeattn.graph.fusion.sizes import MOST_SIZES, input_sizes, is_static, more_input_sizes
 from edgeattn.graph.fusion.trial import compare
 from edgeattn.graph.nodes import is_standard, node_label
 from edgeattn.graph.op import OP_DOMAIN, OP_VERSION
@@ -140,6 +140,8 @@ class _Fuser:
         self._used = used_names(model.graph)
         self._names = {node.name for node in model.graph.node}
         self._rewrites: dict[str, Rewrite] = {}
+        self._more: list[Probe] = []
+        self._more_sizes = more_input_sizes(model)
 
     def fuse(self, written: WrittenAttention) -> FoundAttention:
         """Recognise an attention at each size, and try its rewrite at each."""
@@ -173,14 +175,7 @@ class _Fuser:
         matches, probes, misfit = [], [], None
         for probe in self._probes:
             try:
-                match = match_attention(
-                    written,
-                    probe,
-                    Moves(probe, self._opset),
-                    self._readers,
-                    self._opset,
-                    global_attention=self._global,
-                )
+                match = self._match_at(written, probe)
             except GraphError as err:
                 misfit = err
             else:
@@ -189,7 +184,56 @@ class _Fuser:
         if not matches:
             assert misfit is not None  # there is at least one size
             raise misfit
-        return agree(matches), probes
+        match = agree(matches)
+        for probe in self._more_probes():
+            if not is_untold(match):
+                break
+            if not self._tells_more(match, probe):
+                continue
+            try:
+                match = agree([match, self._match_at(written, probe)])
+            except GraphError:  # the graph cannot have inputs of this size
+                continue
+            probes.append(probe)
+        return match, probes
+
+    def _match_at(self, written: WrittenAttention, probe: Probe) -> Match:
+        return match_attention(
+            written,
+            probe,
+            Moves(probe, self._opset),
+            self._readers,
+            self._opset,
+            global_attention=self._global,
+        )
+
+    def _more_probes(self) -> Iterator[Probe]:
+        """Look at the graph in further sizes, once for all attentions."""
+        yield from self._more
+        for shapes in self._more_sizes:
+            try:
+                probe = Probe(self._model, shapes)
+            except GraphError:
+                continue
+            self._more.append(probe)
+            yield probe
+
+    @staticmethod
+    def _tells_more(match: Match, probe: Probe) -> bool:
+        """Tell whether a map has a size there at which what is not known yet would show.
+
+        What padded tokens do shows where windows do not divide a map; by how much they are
+        shifted, where an axis has several.
+        """
+        shape = probe.shape(match.tokens)
+        if shape is None or not match.has_rows or 0 in match.window_size:
+            return False
+        axes = list(zip(shape[1:3], match.window_size, match.shift_size, strict=True))
+        if math.prod(shape[:3]) * math.prod(match.window_size) * len(match.scale) > _MOST_LOGITS:
+            return False
+        return (
+            is_padding_untold(match) and any(length % window for length, window, _ in axes)
+        ) or any(shift is None and length > window for length, window, shift in axes)
 
     def _new_name(self, softmax: str) -> str:
         """Name the attention node after the module of the softmax."""
