@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 
 from edgeattn.artifacts import Manifest
-from edgeattn.errors import GraphError, first_line
-from edgeattn.graph.custom_ops import register_custom_ops, unknown_operator
+from edgeattn.errors import ArtifactError, GraphError, first_line
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
+from edgeattn.graph.ort_session import open_on_cpu, unknown_operator
 
 
 def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
@@ -35,16 +35,15 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Between runs the processor belongs to the observers and the decoding of images.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    register_custom_ops(options)
-
-    def load(source: bytes | str) -> Any:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     try:
         if weights_bytes(model) <= MAX_INLINE_BYTES:
-            return load(model.SerializeToString())
+            return open_on_cpu(model.SerializeToString(), options)
         with tempfile.TemporaryDirectory(prefix="edgeattn-") as folder:
-            return load(str(save_graph(model, Path(folder, "opened.onnx"), Manifest("graph"))))
+            file = save_graph(model, Path(folder, "opened.onnx"), Manifest("graph"))
+            return open_on_cpu(file, options)
+    except ArtifactError:
+        raise
     except Exception as err:  # onnxruntime's errors share no class
         raise refused("load", err) from err
 

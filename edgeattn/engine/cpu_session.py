@@ -6,8 +6,8 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from edgeattn.errors import EngineError
-from edgeattn.graph.custom_ops import register_custom_ops, unknown_operator
+from edgeattn.errors import EdgeAttnError, EngineError
+from edgeattn.graph.ort_session import open_on_cpu, unknown_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +33,6 @@ def session_options(
         int8_arithmetic: How nodes behind DequantizeLinear are computed, in a graph that has any.
             `fused`: integer kernels, the fastest. `fused-precise`: integer kernels without
             saturation; `unfused`: exactly as the graph says, in float.
-
-    Raises:
-        ArtifactError: If a library of custom operators that the user names cannot be loaded.
     """
     import onnxruntime as ort
 
@@ -66,7 +63,6 @@ def session_options(
         options.add_session_config_entry(
             "optimization.disable_specified_optimizers", "MatMulAddFusion"
         )
-    register_custom_ops(options)
     return options
 
 
@@ -81,16 +77,15 @@ def open_session(
         weights_folder: Where the graph's external weights lie, if it has any; they are read now.
 
     Raises:
+        ArtifactError: If a library of custom operators that the user names cannot be loaded.
         EngineError: If ONNX Runtime refuses the graph.
     """
-    import onnxruntime as ort
-
     if weights_folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
         )
     with runtime_errors("ONNX Runtime refuses the graph"):
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return open_on_cpu(data, options)
 
 
 @contextmanager
@@ -98,6 +93,8 @@ def runtime_errors(what: str) -> Iterator[None]:
     """Turn whatever ONNX Runtime raises, which derives from no common class, into EngineError."""
     try:
         yield
+    except EdgeAttnError:
+        raise
     except Exception as err:
         unknown = unknown_operator(err)
         raise EngineError(*(unknown or (f"{what}: {_without_prefix(err)}",))) from err

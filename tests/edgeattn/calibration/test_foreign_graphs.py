@@ -22,8 +22,8 @@ from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import ArtifactError, EngineError, GraphError
 from edgeattn.graph.compare import sqnr_db
 from edgeattn.graph.constants import subgraphs
-from edgeattn.graph.custom_ops import LIBRARIES_VARIABLE
 from edgeattn.graph.files import input_specs, load_graph
+from edgeattn.graph.ort_session import LIBRARIES_VARIABLE
 from edgeattn.graph.passes.raise_opset import standard_opset
 from edgeattn.graph.shapes import infer_types
 from tests.custom_ops import compile_library, has_compiler
