@@ -4,7 +4,7 @@ Their layers cut the windows and hand them to the attention; a layer of ours hol
 MLP around our attention, and is called as theirs.
 
 References:
-    transformers `models/{swin,donut,maskformer,swinv2,swin2sr}`, releases 4.56 to 5.
+    transformers `models/{swin,donut,maskformer,swinv2,swin2sr}`, releases 4.57 and 5.
 """
 
 from __future__ import annotations
