@@ -16,6 +16,7 @@ from edgeattn.graph.fusion.windows import PlacedWindows
 _TOLERANCE = 2e-6
 # The lowest number of half precision: what is masked by it or less has no probability left.
 _NO_PROBABILITY = -65504.0
+_LOWEST = -1e30  # in the place of minus infinity, of which there are no differences
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def split_bias(
     label, token = windows.label[placed.window], windows.tokens[placed.window]
     sees = label[:, :, None] == label[:, None, :]
     real = token != PAD
+    added = np.maximum(added, _LOWEST)
     at_pads = real[:, :, None] & ~real[:, None, :]
     masked_pads = added[sees & at_pads]
     masks_pads = bool(masked_pads.size and (masked_pads <= _NO_PROBABILITY).all())
@@ -71,7 +73,7 @@ def split_bias(
         raise UnrecognisedError("what is added to its logits is no table of relative positions")
     mask_value = _mask_value((added - expected)[apart], scale)
     tables = np.where(np.isnan(tables), 0.0, tables)  # positions that no two tokens have
-    if not np.isfinite(tables).all():
+    if (tables <= _NO_PROBABILITY).any():
         raise UnrecognisedError("it masks tokens of its own windows")
     table = tables.astype(np.float32) if tables.any() else None
     return Bias(table, mask_value, masks_pads)
@@ -83,7 +85,7 @@ def _close(found: NDArray[np.float64], expected: NDArray[np.float64], scale: flo
 
 def _mask_value(added: NDArray[np.float64], scale: float) -> float:
     """Read the number that separates tokens; minus infinity where there are none to separate."""
-    known = added[~np.isnan(added)]
+    known = added[~np.isnan(added)]  # without places whose bias no two tokens tell
     if not known.size or (known <= _NO_PROBABILITY).all():
         return -math.inf
     value = float(np.median(known))
