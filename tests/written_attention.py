@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
-MASK_VALUE = -50.0
 
 # One thing wrong with a graph: no node may stand for it.
 FAULTS = (
@@ -51,6 +50,7 @@ class Writing:
         projection: `packed`, `head_major`, `three`, or `packed_before` (the tokens are moved).
         scale: `query`, `logits` or `both`.
         bias: `none`, `added` or `gathered`.
+        mask_value: Added to the logits of tokens that only the shift brought together.
         mask: `flat`, `unfolded` (windows on an axis of their own) or `where`.
         detours: Movements that cancel out, along the way.
         fault: One of `FAULTS` or `MISPLACEMENTS`, `UNMASKED`, or nothing.
@@ -69,6 +69,7 @@ class Writing:
     scale: str = "query"
     bias: str = "added"
     mask: str = "flat"
+    mask_value: float = -50.0
     detours: tuple[str, ...] = ()
     fault: str = ""
     seed: int = 0
@@ -228,9 +229,9 @@ def window_mask(w: Writing) -> NDArray[np.float32]:
         region = (place >= size - window).astype(int) + (place >= size - shift + late)
         label += (region * 3**axis).reshape((-1, 1) if axis == 0 else (1, -1)) if shift else 0
     label = label.reshape(-1)[window_index(w)]
-    mask = np.where(label[:, :, None] == label[:, None, :], 0, MASK_VALUE).astype(np.float32)
+    mask = np.where(label[:, :, None] == label[:, None, :], 0, w.mask_value).astype(np.float32)
     if w.fault == "mask with one entry of its own":
-        mask[0, 0, -1] += MASK_VALUE
+        mask[0, 0, -1] -= 30
     return mask
 
 
