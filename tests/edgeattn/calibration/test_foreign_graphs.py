@@ -6,6 +6,7 @@ they did, up to the rounding, and what is not known is left as it was.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -23,10 +24,14 @@ from edgeattn.errors import ArtifactError, EngineError, GraphError
 from edgeattn.graph.compare import sqnr_db
 from edgeattn.graph.constants import subgraphs
 from edgeattn.graph.files import input_specs, load_graph
+from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.ort_session import LIBRARIES_VARIABLE
+from edgeattn.graph.passes.fuse_window_attention import fuse_window_attention
 from edgeattn.graph.passes.raise_opset import standard_opset
 from edgeattn.graph.shapes import infer_types
+from edgeattn.graph.verify import run_graph
 from tests.custom_ops import compile_library, has_compiler
+from tests.foreign_attention import CHANNELS, COLS, ROWS, expected, windowed
 from tests.quantization import floats
 
 # The least SQNR in dB of a graph of two or three small layers with random weights.
@@ -386,3 +391,44 @@ def test_detections_whose_number_varies_do_not_hinder_judging_the_floats(tmp_pat
     assert np.isfinite(found.layers[0].alone.sqnr_db)
     gated = edgeattn.quantize(graph, table=table, data=data, min_sqnr=20)
     assert read_manifest(gated).report["gate"]["met"]
+
+
+def test_sequences_that_a_graph_gives_out_are_not_judged(tmp_path: Path) -> None:
+    text = """g (float[N,8] x) => (seq(float[N,8]) both, float[N,6] y) {
+        a = MatMul(x, w1) both = SequenceConstruct(a, x) y = MatMul(a, w2) }"""
+    weights = {"w1": floats(8, 8), "w2": floats(8, 6)}
+    graph = foreign(text, weights, tmp_path)
+    data = {"x": floats(20, 8)}
+    found = edgeattn.sensitivity(graph, edgeattn.calibrate(graph, data), data)
+    assert {len(effect.nodes) for effect in found.layers} == {1}
+    assert list(OutputJudge(load_graph(graph), data).reference) == ["y"]
+
+
+def test_fused_attention_beside_control_flow_and_operators_inside_it(tmp_path: Path) -> None:
+    model = fuse_window_attention(windowed()).model
+    assert attention_nodes(model)
+    # A body with a weight and an operator that nothing outside it uses.
+    lines = f"""g (float[1,{ROWS},{COLS},{CHANNELS}] y) => (float[1,{ROWS},{COLS},{CHANNELS}] z) {{
+        most = ReduceMax<keepdims = 0>(y)
+        large = Greater(most, zero)
+        z = If(large) <
+            then_branch = t () => (float[1,{ROWS},{COLS},{CHANNELS}] p)
+                {{ p = com.microsoft.BiasGelu(y, inner) }},
+            else_branch = e () => (float[1,{ROWS},{COLS},{CHANNELS}] q)
+                {{ q = Add(y, inner) }}> }}"""
+    after = parser.parse_graph(lines)
+    model.graph.node.extend(after.node)
+    model.graph.output[0].CopyFrom(after.output[0])
+    inner = np.linspace(-1, 1, CHANNELS, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(inner, "inner"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    model.opset_import.add(domain="com.microsoft", version=1)
+    graph = tmp_path / "theirs.onnx"
+    graph.write_bytes(model.SerializeToString())
+    data = {"x": floats(6, ROWS, COLS, CHANNELS)}
+    for precision, written in quantize_each_way(graph, data, recipe="attention").items():
+        assert outputs_db(graph, written, data) > FLOORS[precision], precision
+    (z,) = run_graph(load_graph(graph), {"x": data["x"][:1]})
+    y = expected(data["x"][:1]).astype(np.float64) + inner
+    gelu = np.vectorize(lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))))
+    np.testing.assert_allclose(z, gelu(y), rtol=1e-4, atol=1e-5)
