@@ -102,6 +102,8 @@ def test_the_windows_found_are_those_that_were_written(writing):
         if size > wanted:  # a single window may be said to be the axis
             assert (window, shift) == (wanted, wanted_shift)
     assert (group.num_heads, found.spec.head_dim) == (writing.heads, writing.head_dim)
+    if any(writing.shift):
+        assert found.spec.mask_value == writing.mask_value
 
 
 def planted(writing: Writing, fault: str) -> Writing:
@@ -174,6 +176,18 @@ def moved(draw: st.DrawFn, out: Writer, x: Value, steps: int) -> Value:
     return x
 
 
+def finished(out: Writer, shape: tuple[int, ...], y: Value) -> onnx.ModelProto:
+    """Make a model of what was written, from `x` to `y`."""
+    graph = helper.make_graph(
+        [*out.nodes, helper.make_node("Identity", [y.name], ["y"], name="last")],
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y.shape)],
+        out.weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
 def divisor(draw: st.DrawFn, size: int) -> int:
     return draw(st.sampled_from([d for d in range(1, 9) if size % d == 0]))
 
@@ -198,17 +212,54 @@ def chains(draw: st.DrawFn) -> onnx.ModelProto:
     logits = out.matmul(q, out.transpose(k, 0, 2, 1))
     weights = out.node("Softmax", [logits.name], logits.shape, axis=-1)
     y = moved(draw, out, out.matmul(weights, v), 4)
-    graph = helper.make_graph(
-        [*out.nodes, helper.make_node("Identity", [y.name], ["y"], name="last")],
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y.shape)],
-        out.weights,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return finished(out, shape, y)
 
 
 @settings(max_examples=100, deadline=None)
 @given(chains())
 def test_random_movements_around_attention_never_change_the_numbers(graph):
+    assert_equal_or_left_alone(graph)
+
+
+@st.composite
+def there_and_back(draw: st.DrawFn) -> onnx.ModelProto:
+    """Write attention among tokens that movements put side by side, and the movements back."""
+    out = Writer(draw(st.integers(0, 5)))
+    size = (2, draw(st.sampled_from([4, 6, 8])), draw(st.sampled_from([4, 6])))
+    tokens, c = math.prod(size), 4
+    x = out.node("LayerNormalization", ["x", out.drawn(c).name], (*size, c), axis=-1)
+    origin = np.arange(tokens).reshape(size)
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["cut", "cut", "roll", "gather"]))
+        axis = draw(st.integers(1, 2)) if kind != "cut" else 0
+        if kind == "cut":  # as windows are, but in any order of the axes
+            parts = [factorised(draw, n) for n in origin.shape[1:]]
+            shape = [origin.shape[0], *(n for part in parts for n in part)]
+            order = [0, *draw(st.permutations(range(1, len(shape))))]
+            x = out.transpose(out.reshape(x, *shape, c), *order, len(shape))
+            origin = origin.reshape(shape).transpose(order)
+            rows = math.prod(origin.shape[1:2])
+            x, origin = (
+                out.reshape(x, 2, rows, -(-tokens // (2 * rows)), c),
+                origin.reshape(2, rows, -1),
+            )
+        elif kind == "roll":
+            x = out.roll(x, axis, 1, "slice")
+            origin = np.roll(origin, -1, axis)
+        else:
+            index = np.array(draw(st.permutations(range(origin.shape[axis]))))
+            x, origin = out.gather(x, axis, index), origin.take(index, axis)
+    places = draw(st.sampled_from([n for n in (2, 4, 6, 8) if tokens // 2 % n == 0]))
+    x = out.reshape(x, tokens // places, places, c)
+    q, k, v = (out.linear(x, c) for _ in range(3))
+    logits = out.matmul(q, out.transpose(k, 0, 2, 1))
+    weights = out.node("Softmax", [logits.name], logits.shape, axis=-1)
+    y = out.reshape(out.matmul(weights, v), tokens, c)
+    y = out.reshape(out.gather(y, 0, np.argsort(origin.reshape(-1))), *size, c)
+    return finished(out, (*size, c), y)
+
+
+@settings(max_examples=60, deadline=None)
+@given(there_and_back())
+def test_tokens_moved_there_and_back_keep_the_numbers(graph):
     assert_equal_or_left_alone(graph)
