@@ -173,11 +173,13 @@ class _Fuser:
     def _match(self, written: WrittenAttention) -> tuple[Match, list[Probe]]:
         """Recognise an attention at each size that the graph can have; gives those sizes too."""
         matches, probes, misfit = [], [], None
-        for probe in self._probes:
+        for probe in list(self._probes):
             try:
                 match = self._match_at(written, probe)
             except GraphError as err:
                 misfit = err
+                if len(self._probes) > 1:
+                    self._probes.remove(probe)
             else:
                 matches.append(match)
                 probes.append(probe)
@@ -192,7 +194,8 @@ class _Fuser:
                 continue
             try:
                 match = agree([match, self._match_at(written, probe)])
-            except GraphError:  # the graph cannot have inputs of this size
+            except GraphError:  # the graph cannot have inputs of this size: no attention can
+                self._more.remove(probe)
                 continue
             probes.append(probe)
         return match, probes
@@ -209,7 +212,7 @@ class _Fuser:
 
     def _more_probes(self) -> Iterator[Probe]:
         """Look at the graph in further sizes, once for all attentions."""
-        yield from self._more
+        yield from list(self._more)
         for shapes in self._more_sizes:
             try:
                 probe = Probe(self._model, shapes)
