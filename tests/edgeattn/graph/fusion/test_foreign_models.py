@@ -26,7 +26,20 @@ from tests.foreign_models import REAL_MODELS, SMALL_MODELS, timm_swin_of_any_siz
 RELATIVE_TOLERANCE = 1e-4
 
 BATCH = {0: "batch"}
-# Exported by torch.export in the normal run, where each takes seconds.
+# Of the normal run: one of each family of code, two of the exporter that takes seconds.
+TRACED_EXAMPLES = (
+    "hf-swin",
+    "hf-swinv2",
+    "hf-maskformer",
+    "hf-swin2sr",
+    "swinir-style",
+    "torchvision-swin-rectangle",
+    "torchvision-swinv2",
+    "timm-swin-s3",
+    "timm-swinv2",
+    "timm-maxvit",
+    "timm-maxvit-3hd",
+)
 DYNAMO_EXAMPLES = ("hf-swin-sdpa", "timm-maxvit")
 
 
@@ -56,7 +69,7 @@ def assert_same_outputs(graph: onnx.ModelProto, fusion: Fusion, size: Size, batc
     assert relative_error(original, run_graph(fusion.model, inputs)) < RELATIVE_TOLERANCE
 
 
-@pytest.mark.parametrize("name", SMALL_MODELS)
+@pytest.mark.parametrize("name", TRACED_EXAMPLES)
 def test_all_attentions_of_a_traced_model_are_fused(name):
     model = SMALL_MODELS[name]
     size = model.odd or model.even

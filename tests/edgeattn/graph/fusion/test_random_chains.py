@@ -28,7 +28,7 @@ from tests.written_attention import (
 )
 
 RELATIVE_TOLERANCE = 1e-4
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=25, deadline=None)
 
 
 @st.composite
@@ -121,7 +121,7 @@ def planted(writing: Writing, fault: str) -> Writing:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(writing=writings(even=True))
 def test_near_misses_are_left_alone(fault, writing):
     graph = write(planted(writing, fault))
@@ -139,7 +139,7 @@ def test_each_fault_changes_the_numbers(fault):
 
 
 @pytest.mark.parametrize("fault", [*MISPLACEMENTS, UNMASKED])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(writing=writings())
 def test_attention_of_tokens_that_are_moved_outside_stays_equal(fault, writing):
     assert_equal_or_left_alone(write(dataclasses.replace(writing, fault=fault)))
@@ -215,7 +215,7 @@ def chains(draw: st.DrawFn) -> onnx.ModelProto:
     return finished(out, shape, y)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chains())
 def test_random_movements_around_attention_never_change_the_numbers(graph):
     assert_equal_or_left_alone(graph)
@@ -259,7 +259,7 @@ def there_and_back(draw: st.DrawFn) -> onnx.ModelProto:
     return finished(out, (*size, c), y)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(there_and_back())
 def test_tokens_moved_there_and_back_keep_the_numbers(graph):
     assert_equal_or_left_alone(graph)
