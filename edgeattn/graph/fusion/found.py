@@ -14,7 +14,7 @@ class FoundAttention:
     """One softmax between two products of activations.
 
     Attributes:
-        name: Label of the Softmax node.
+        name: Label of the Softmax node, or of the Attention node of the ONNX standard.
         fused: Whether one attention node took its place.
         reason: Why it was left alone, a clause; empty if it was fused.
         spec: What it computes, where that was recognised.
@@ -40,7 +40,8 @@ class Fusion:
 
     Attributes:
         model: The graph to go on with; the one given where nothing was fused.
-        attentions: Each attention that the graph writes out, in its order.
+        attentions: Each attention that the graph writes out, in its order; after them those that
+            are one node of the ONNX standard already.
         nodes_before: Nodes of the graph given.
         nodes_after: Nodes of `model`.
     """

@@ -33,6 +33,7 @@ from edgeattn.graph.passes.raise_opset import raise_opset, standard_opset
 
 # A dynamic graph need not be looked at in sizes at which an attention has more logits.
 _MOST_LOGITS = 4_000_000
+_CLOSED = "it is one Attention node of the ONNX standard; export with an opset below 23"
 _LEAST_OPSET = 18  # attention nodes are decomposed into operators of it
 
 
@@ -55,8 +56,13 @@ def fuse_window_attention(
     """
     written = _written(model)
     before = len(model.graph.node)
+    closed = tuple(
+        FoundAttention(node_label(node), False, _CLOSED)
+        for node in model.graph.node
+        if is_standard(node, "Attention")
+    )
     if not written:
-        return Fusion(model, (), before, before)
+        return Fusion(model, closed, before, before)
     given = model
     try:
         model = raise_opset(model, _LEAST_OPSET)
@@ -65,7 +71,7 @@ def fuse_window_attention(
     except GraphError as err:
         return _left_alone(given, written, f"the graph cannot be looked at: {err.message}")
     fuser = _Fuser(model, looked_at, standard_opset(model), global_attention=global_attention)
-    found = tuple(fuser.fuse(each) for each in written)
+    found = (*(fuser.fuse(each) for each in written), *closed)
     if not any(each.fused for each in found):
         return Fusion(given, found, before, before)
     result = fuser.finish()
