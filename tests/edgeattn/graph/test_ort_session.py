@@ -85,5 +85,5 @@ def test_normalization_of_half_tensors_is_run_as_it_is_written(half: str) -> Non
 
 def test_other_refusals_arrive_as_they_are() -> None:
     model = with_weights("g (float[N,8] x) => (float[N,4] y) { y = MatMul(x, w) }", {})
-    with pytest.raises(Exception, match="Node input .w. is not"):
+    with pytest.raises(Exception, match=r"Node input .w. is not"):
         open_on_cpu(model.SerializeToString(), options())
