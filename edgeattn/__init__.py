@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from edgeattn.calibration.shards import merge_calibrations
     from edgeattn.engine.build import build
     from edgeattn.graph.export import export
+    from edgeattn.graph.fuse import fuse
+    from edgeattn.models.adapters.adapt import adapt
     from edgeattn.profiling.compare import compare
     from edgeattn.profiling.profile import profile
 
@@ -41,11 +43,13 @@ __all__ = [
     "HeadGroup",
     "ImagePreprocess",
     "InputSpec",
+    "adapt",
     "build",
     "build_from_bundle",
     "calibrate",
     "compare",
     "export",
+    "fuse",
     "load",
     "merge_calibrations",
     "profile",
@@ -56,7 +60,9 @@ __all__ = [
 
 # Where each function lives: imported on first use, so that none drags its framework in unasked.
 _HOMES = {
+    "adapt": "edgeattn.models.adapters.adapt",
     "export": "edgeattn.graph.export",
+    "fuse": "edgeattn.graph.fuse",
     "calibrate": "edgeattn.calibration.collect",
     "merge_calibrations": "edgeattn.calibration.shards",
     "quantize": "edgeattn.calibration.quantize",

@@ -12,6 +12,10 @@ from edgeattn.errors import SpecError
 
 Dim = int | str
 
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+_INTEGERS = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
+_DTYPES = (*_FLOATS, *_INTEGERS, "bool")
+
 
 @dataclass(frozen=True)
 class ImagePreprocess:
@@ -74,10 +78,9 @@ class InputSpec:
                 (isinstance(dim, str) and dim != "") or (type(dim) is int and dim >= 1),
                 f"input {self.name} has the shape {self.shape}; expected positive sizes",
             )
-        known = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "bool")
         _require(
-            self.dtype in known,
-            f"input {self.name} has the type {self.dtype}; expected one of {', '.join(known)}",
+            self.dtype in _DTYPES,
+            f"input {self.name} has the type {self.dtype}; expected one of {', '.join(_DTYPES)}",
         )
 
     @classmethod

@@ -108,7 +108,16 @@ def build_from_bundle(
         unsealed = folder / "engine" / output.name
         unsealed.parent.mkdir()
         try:
-            build(graph, unsealed, engine=kind, verify=verify, progress=progress, **options)
+            # As it was packed: what it needs, the plugin too, came along for that graph.
+            build(
+                graph,
+                unsealed,
+                engine=kind,
+                fuse=False,
+                verify=verify,
+                progress=progress,
+                **options,
+            )
         except EdgeAttnError as err:
             raise _with_log(err, log_path(unsealed), log_path(output)) from err
         if progress is not None:

@@ -16,6 +16,7 @@ from edgeattn.calibration.checkpoint import ALL, INTERVAL_S, CalibrationState, P
 from edgeattn.calibration.collector import Collector
 from edgeattn.calibration.data import Batches, open_batches
 from edgeattn.calibration.finish import write_table
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.observations import Observations
 from edgeattn.calibration.observers import COUNTED_VALUES
 from edgeattn.calibration.random_samples import RandomSamples
@@ -23,7 +24,7 @@ from edgeattn.calibration.recipe import CalibrationOptions, load_recipe
 from edgeattn.calibration.remote import RemoteCollector
 from edgeattn.calibration.sources import DataSource
 from edgeattn.errors import ArtifactError, DataError, SpecError
-from edgeattn.graph.files import graph_sha256, input_specs, load_graph
+from edgeattn.graph.files import graph_sha256, input_specs
 from edgeattn.graph.placement import place_qdq
 
 Progress = Callable[[int, "int | None", str], None]
@@ -125,7 +126,7 @@ def calibrate(
         if written:
             check_writable(written)
     parent = Parent(graph.name, graph_sha256(graph))
-    model = load_graph(graph)
+    model = load_float_graph(graph)
     place_qdq(model, "full", options.keep_float)  # refuses nodes that are not there
     batches = open_batches(
         source,

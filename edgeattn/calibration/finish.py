@@ -11,9 +11,9 @@ from edgeattn.artifacts import Manifest, Parent
 from edgeattn.calibration.checkpoint import CalibrationState
 from edgeattn.calibration.choose import choose_thresholds
 from edgeattn.calibration.data import data_sha256
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.observations import Observations
 from edgeattn.calibration.table import CalibTable
-from edgeattn.graph.files import load_graph
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -45,7 +45,8 @@ def write_table(
     choice: dict[str, Any] = {}
     if seen.method == "auto":
         candidates = seen.candidates()
-        chosen = choose_thresholds(load_graph(graph), candidates, seen.kept.arrays(), progress)
+        model = load_float_graph(graph)
+        chosen = choose_thresholds(model, candidates, seen.kept.arrays(), progress)
         tensors = seen.chosen_ranges(candidates, chosen.methods)
         counts = Counter(chosen.methods.values())
         choice = {"methods": dict(counts.most_common()), "choice": chosen.report}

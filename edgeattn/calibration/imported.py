@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.table import IMPORTED, CalibTable, TensorRange
 from edgeattn.calibration.trt_cache import TrtCalibCache
 from edgeattn.errors import TableError
@@ -142,7 +143,7 @@ class _Import:
         self._graph, self._source = graph, source
         self._output = graph.with_suffix(".calib.json") if output is None else Path(output)
         check_writable(self._output)
-        self.model = load_graph(graph)
+        self.model = load_float_graph(graph)
         self._needed = {recipe: place_qdq(self.model, recipe).activations for recipe in RECIPES}
         self._wanted = self._needed[RECIPES[-1]]  # each recipe adds to the one before it
         self._known = _tensors(self.model.graph)

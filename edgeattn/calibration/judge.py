@@ -78,7 +78,12 @@ class SampleSession:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._session = open_session(model)
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        # Sequences and maps have no error that could be measured.
+        self._outputs = [
+            output.name
+            for output in self._session.get_outputs()
+            if output.type.startswith("tensor(")
+        ]
         inputs = self._session.get_inputs()
         self._inputs = [spec.name for spec in inputs]
         self._halves = {spec.name for spec in inputs if spec.type == "tensor(float16)"}
@@ -106,10 +111,15 @@ class SampleSession:
         runs = self._run(samples, constants or {}, count, self._fixed or size)
         if self._fixed is None and not all(run.has_rows for run in runs):
             runs = self._run(samples, constants or {}, count, 1)
-        return {
-            name: _joined(name, [run.outputs[i] for run in runs], runs, count)
-            for i, name in enumerate(self._outputs)
-        }
+        results = {name: [run.outputs[i] for run in runs] for i, name in enumerate(self._outputs)}
+        if any(arrays[0].dtype.kind == "f" for arrays in results.values()):
+            # Beside floats nobody judges integers; those of detectors are as many as they find.
+            results = {
+                name: arrays
+                for name, arrays in results.items()
+                if arrays[0].dtype.kind == "f" or not _vary_in_shape(arrays, runs)
+            }
+        return {name: _joined(name, arrays, runs, count) for name, arrays in results.items()}
 
     def _run(self, samples: Arrays, constants: Arrays, count: int, size: int) -> list[_Run]:
         runs = []
@@ -228,12 +238,21 @@ def _count(samples: Arrays, inputs: list[str]) -> int:
     return next(iter(lengths.values()))
 
 
+def _are_of_samples(arrays: list[Array], runs: list[_Run]) -> bool:
+    return all(a.shape[:1] == (run.rows,) for a, run in zip(arrays, runs, strict=True))
+
+
+def _vary_in_shape(arrays: list[Array], runs: list[_Run]) -> bool:
+    return len({array.shape[_are_of_samples(arrays, runs) :] for array in arrays}) > 1
+
+
 def _joined(name: str, arrays: list[Array], runs: list[_Run], count: int) -> Array:
-    of_samples = all(a.shape[:1] == (run.rows,) for a, run in zip(arrays, runs, strict=True))
-    if len({array.shape[of_samples:] for array in arrays}) > 1:
+    if _vary_in_shape(arrays, runs):
         raise GraphError(
             f"the output {name} has another shape for each sample, so that its error cannot be "
             "measured",
             "leave this output out of the graph",
         )
-    return np.concatenate(arrays)[:count] if of_samples else np.stack(arrays)
+    if _are_of_samples(arrays, runs):
+        return np.concatenate(arrays)[:count]
+    return np.stack(arrays)

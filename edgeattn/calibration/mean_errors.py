@@ -151,7 +151,10 @@ def _parts(model: onnx.ModelProto, layers: Collection[str]) -> list[_Part]:
             [constants[name] for name in sorted(reads & constants.keys())],
         )
         part = helper.make_model(
-            body, opset_imports=model.opset_import, ir_version=model.ir_version
+            body,
+            functions=model.functions,
+            opset_imports=model.opset_import,
+            ir_version=model.ir_version,
         )
         channel_axis = 1 if is_standard(last, "Conv") else -1
         parts.append(_Part(last.output[0], channel_axis, part, read_later))
@@ -167,9 +170,16 @@ def _reads(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 def _open(part: onnx.ModelProto, tensors: Mapping[str, Array]) -> Any:
     for value in part.graph.input:
-        element = helper.np_dtype_to_tensor_dtype(tensors[value.name].dtype)
-        value.CopyFrom(helper.make_tensor_value_info(value.name, element, None))
+        value.CopyFrom(_described(value.name, tensors[value.name]))
     return open_session(part)
+
+
+def _described(name: str, value: Array | list[Array]) -> onnx.ValueInfoProto:
+    """Describe what goes from part to part: a tensor, or a sequence of them."""
+    if isinstance(value, list):
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(value[0].dtype if value else "f"))
+        return helper.make_tensor_sequence_value_info(name, element, None)
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
 
 
 def _run(session: Any, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:

@@ -10,6 +10,7 @@ import onnx
 
 from edgeattn.artifacts import Manifest, Parent, check_writable, sha256_of_file
 from edgeattn.calibration.data import open_batches
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.gate import search_keep_float
 from edgeattn.calibration.goal import read_goal, warn_of_random
 from edgeattn.calibration.half import apply_half
@@ -23,12 +24,12 @@ from edgeattn.graph.files import (
     embedded_manifest,
     graph_sha256,
     input_specs,
-    load_graph,
     save_graph,
 )
-from edgeattn.graph.half_placement import check_float32
+from edgeattn.graph.half_placement import MIN_QDQ_OPSET, check_float32
 from edgeattn.graph.half_types import HalfType
-from edgeattn.graph.placement import RECIPES, Recipe
+from edgeattn.graph.passes.raise_opset import standard_opset
+from edgeattn.graph.placement import MIN_OPSET, RECIPES, Recipe
 
 # Mean errors per channel, over all places of these, are known to a hundredth; how large tensors
 # get, within the margin of the overflow check.
@@ -62,7 +63,8 @@ def quantize(
 
     INT8 are Q/DQ pairs at the tensors that a recipe names, and INT8 weights. FP16 and BF16 are
     weights and Casts of that type; normalization, softmax and what else would lose its digits
-    stays in float32 (`edgeattn.graph.half_placement`).
+    stays in float32 (`edgeattn.graph.half_placement`). An older opset is raised to the first that
+    has these: 13, and 19 for INT8 with a half type.
 
     Args:
         graph: The float graph, for INT8 the one that was calibrated.
@@ -152,7 +154,8 @@ def quantize(
             keep_float = {*keep_float, *calib_table.manifest.options.get("keep_float", ())}
         parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
         warn_of_random(calib_table, goal)
-    model = load_graph(graph)
+    opset = MIN_QDQ_OPSET if is_int8 and half is not None else MIN_OPSET
+    model = load_float_graph(graph, opset)
     check_float32(model)
     batches = judged = None
     if goal is not None and data is not None:
@@ -205,6 +208,7 @@ def quantize(
     model, report = typed(keep_float)
     if gate is not None:
         report["gate"] = gate.report
+    report["opset"] = standard_opset(model)
     if is_int8:
         report["tensorrt_faults"] = explicit_int8_faults(model)
     source = embedded_manifest(model, str(graph))

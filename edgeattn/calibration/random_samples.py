@@ -87,8 +87,8 @@ def random_array(
     """Draw an array as an input holds it.
 
     Images are uniform in [0, 1], normalised as the input's preprocessing says; other floats are
-    standard normal, which neither overflows nor becomes subnormal; integers are 0 or 1, legal as
-    indices nearly everywhere.
+    standard normal, which neither overflows nor becomes subnormal; bytes without a sign, which
+    are pixels, are uniform; other integers are 0 or 1, legal as indices nearly everywhere.
 
     Raises:
         DataError: If the input holds neither numbers nor booleans.
@@ -100,6 +100,8 @@ def random_array(
         mean = np.reshape(spec.preprocess.mean, per_channel)
         std = np.reshape(spec.preprocess.std, per_channel)
         return ((pixels - mean) / std).astype(spec.dtype)
+    if spec.dtype == "uint8":
+        return rng.integers(0, 256, shape, np.uint8)
     if spec.dtype == "bool" or "int" in spec.dtype:
         return rng.integers(0, 2, shape).astype(spec.dtype)
     if "float" in spec.dtype:

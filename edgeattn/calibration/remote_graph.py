@@ -21,10 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeattn.calibration.collector import Collector, Run
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.observations import Arrays, Observations
 from edgeattn.cluster import package_versions
 from edgeattn.errors import EdgeAttnError
-from edgeattn.graph.files import load_graph
 
 # What the bits of a table depend on, besides the processor.
 PACKAGES = ("edgeattn", "numpy", "onnxruntime")
@@ -126,7 +126,7 @@ class RemoteGraph:
             for path, content in zip(paths, self._files.values(), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            model = load_graph(paths[0])
+            model = load_float_graph(paths[0])
         seen = Observations(model, self._method, self._percentile)
         self._nothing = pack(seen.state())
         return _Bench(seen, Collector(model, seen.observers, seen.channel_observers))

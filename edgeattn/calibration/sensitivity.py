@@ -17,6 +17,7 @@ from edgeattn.artifacts import (
     write_bytes,
     write_json,
 )
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.judge import OutputJudge, output_sqnr_db, output_top1
 from edgeattn.calibration.labelled import LabelledSamples, load_samples
 from edgeattn.calibration.sensitivity_page import sensitivity_page
@@ -25,7 +26,7 @@ from edgeattn.calibration.table import CalibTable
 from edgeattn.errors import GraphError
 from edgeattn.graph.blocks import blocks_of
 from edgeattn.graph.compare import finite_or_none
-from edgeattn.graph.files import graph_sha256, input_specs, load_graph
+from edgeattn.graph.files import graph_sha256, input_specs
 from edgeattn.graph.nodes import node_label
 from edgeattn.graph.passes.insert_qdq import insert_qdq
 from edgeattn.graph.placement import Recipe, place_qdq
@@ -151,7 +152,7 @@ def sensitivity(
             check_writable(Path(path))
     calib_table = CalibTable.load(table)
     calib_table.check_parent(graph)
-    model = load_graph(graph)
+    model = load_float_graph(graph)
     judged = load_samples(
         data, input_specs(model), labels, most=samples, most_labelled=LABELLED_SAMPLES
     )

@@ -9,8 +9,9 @@ from typing import Any
 import onnx
 
 from edgeattn.artifacts import Manifest
-from edgeattn.errors import GraphError, first_line
+from edgeattn.errors import ArtifactError, GraphError, first_line
 from edgeattn.graph.files import MAX_INLINE_BYTES, save_graph, weights_bytes
+from edgeattn.graph.ort_session import open_on_cpu, unknown_operator
 
 
 def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
@@ -23,6 +24,7 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
         threads: That one run may use, the caller's included; by default one per core.
 
     Raises:
+        ArtifactError: If a library of custom operators that the user names cannot be loaded.
         GraphError: If ONNX Runtime does not load it.
     """
     import onnxruntime as ort
@@ -34,22 +36,25 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
     # Between runs the processor belongs to the observers and the decoding of images.
     options.add_session_config_entry("session.force_spinning_stop", "1")
 
-    def load(source: bytes | str) -> Any:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
     try:
         if weights_bytes(model) <= MAX_INLINE_BYTES:
-            return load(model.SerializeToString())
+            return open_on_cpu(model.SerializeToString(), options)
         with tempfile.TemporaryDirectory(prefix="edgeattn-") as folder:
-            return load(str(save_graph(model, Path(folder, "opened.onnx"), Manifest("graph"))))
+            file = save_graph(model, Path(folder, "opened.onnx"), Manifest("graph"))
+            return open_on_cpu(file, options)
+    except ArtifactError:
+        raise
     except Exception as err:  # onnxruntime's errors share no class
         raise refused("load", err) from err
 
 
 def refused(what: str, err: Exception, on: str = "") -> GraphError:
     """Make the error of a graph that ONNX Runtime cannot `load` or `run`, perhaps `on` a sample."""
+    unknown = unknown_operator(err)
+    if unknown is not None:
+        return GraphError(*unknown)
     where = f" on {on}" if on else ""
     return GraphError(
         f"ONNX Runtime cannot {what} the graph{where}: {first_line(err)}",
-        "the data may not fit the graph, or the graph may hold operators it does not know",
+        "the data may not fit the graph, or a node of the graph its inputs",
     )

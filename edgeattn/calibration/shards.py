@@ -8,10 +8,11 @@ from pathlib import Path
 from edgeattn.artifacts import Manifest, Parent, check_writable
 from edgeattn.calibration.checkpoint import CalibrationState, Shard
 from edgeattn.calibration.finish import write_table
+from edgeattn.calibration.float_graph import load_float_graph
 from edgeattn.calibration.observations import Observations
 from edgeattn.calibration.recipe import CalibrationOptions
 from edgeattn.errors import ArtifactError, SpecError
-from edgeattn.graph.files import graph_sha256, load_graph
+from edgeattn.graph.files import graph_sha256
 
 Progress = Callable[[int, "int | None", str], None]
 
@@ -50,7 +51,7 @@ def merge_calibrations(
         parents={"graph": Parent(graph.name, graph_sha256(graph))},
         options=first.manifest.options,
     )
-    model = load_graph(graph)
+    model = load_float_graph(graph)
     method, percentile = _method_of(first.manifest, paths[0])
     seen = Observations(model, method, percentile)
     shards = []

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     "--precision", type=click.Choice(PRECISIONS), help="Precision to write in on the way."
 )
 @click.option(
+    "--no-fuse",
+    is_flag=True,
+    help="Leave attention that the graph writes out as it is; see `edgeattn fuse`.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
@@ -57,6 +62,7 @@ def command(
     engine: str,
     table: Path | None,
     precision: str | None,
+    no_fuse: bool,
     threads: int | None,
     dry_run: bool,
     verify: bool,
@@ -67,10 +73,11 @@ def command(
 ) -> None:
     """Build an engine from a graph or a bundle.
 
-    GRAPH is any ONNX graph; attention nodes are turned into what the engine can run. Precision is
-    in the graph: see `edgeattn quantize`. A TensorRT engine is built on the GPU that runs it;
-    --dry-run plans for any board, on any machine. A bundle says itself how it is built; its engine
-    is checked against the golden outputs and sealed.
+    GRAPH is any ONNX graph. Window attention that it writes out is fused into attention nodes, and
+    those are turned into what the engine can run. Precision is in the graph: see `edgeattn
+    quantize`. A TensorRT engine is built on the GPU that runs it; --dry-run plans for any board, on
+    any machine. A bundle says itself how it is built; its engine is checked against the golden
+    outputs and sealed.
     """
     import edgeattn
     from edgeattn.artifacts import Manifest, read_manifest
@@ -80,6 +87,7 @@ def command(
         "engine": engine,
         "table": table,
         "precision": precision,
+        "fuse": not no_fuse,
         "threads": threads,
         "dry_run": dry_run,
         "verify": verify,
@@ -100,11 +108,11 @@ def command(
         if manifest.target == "tensorrt" and not as_json:
             _print_tensorrt(built, manifest)
         else:
-            print_written(built, manifest if as_json else _without_seal(manifest), as_json)
+            print_written(built, manifest if as_json else _for_fields(manifest), as_json)
         if not as_json:
             _print_checks(manifest)
     elif isinstance(built, Manifest):
-        print_written(None, built, as_json)
+        print_written(None, built if as_json else _for_fields(built), as_json)
         if not as_json:
             _print_checks(built)
     else:
@@ -113,16 +121,17 @@ def command(
 
 def _bundle_options(options: dict[str, Any]) -> dict[str, Any]:
     """Keep what may be said beside a bundle; refuse what the bundle says itself."""
-    for name in ("table", "precision", "threads", "dry_run", "tensorrt"):
-        if options[name]:
+    given = options | {"no_fuse": not options["fuse"]}
+    for name in ("table", "precision", "no_fuse", "threads", "dry_run", "tensorrt"):
+        if given[name]:
             what = "options of TensorRT are" if name == "tensorrt" else f"--{name} is"
             raise click.UsageError(
                 f"{what.replace('_', '-')} not for a bundle, which says how it is built; see "
                 "edgeattn inspect BUNDLE"
             )
     source = click.get_current_context().get_parameter_source("engine")
-    given = {} if source is ParameterSource.DEFAULT else {"engine": options["engine"]}
-    return given | {"verify": options["verify"]}
+    chosen = {} if source is ParameterSource.DEFAULT else {"engine": options["engine"]}
+    return chosen | {"verify": options["verify"]}
 
 
 def _print_plan(plan: BuildPlan, as_json: bool) -> None:
@@ -137,17 +146,25 @@ def _print_plan(plan: BuildPlan, as_json: bool) -> None:
 def _print_tensorrt(path: Path, manifest: Manifest) -> None:
     """Say what was built, beside what was asked for."""
     from edgeattn.engine.tensorrt.build_report import describe_report
+    from edgeattn.graph.fuse_report import fusion_line
 
     click.echo(f"wrote {path} ({size(path.stat().st_size)})")
     autotune = manifest.report.get("autotune", {"ways": []})
     lines = [f"attention {w['way']}: {w['outcome']}, {w['reason']}" for w in autotune["ways"]]
+    if "fusion" in manifest.report:
+        lines.insert(0, f"fusion: {fusion_line(manifest.report['fusion'])}")
     for line in [*describe_report(manifest.report), *lines]:
         click.echo(f"  {line}")
 
 
-def _without_seal(manifest: Manifest) -> Manifest:
-    """Leave out what `_print_checks` tells."""
-    return replace(manifest, report={k: v for k, v in manifest.report.items() if k != "seal"})
+def _for_fields(manifest: Manifest) -> Manifest:
+    """Leave out what `_print_checks` tells, and say what became of attention in a line."""
+    from edgeattn.graph.fuse_report import fusion_line
+
+    report = {name: value for name, value in manifest.report.items() if name != "seal"}
+    if "fusion" in report:
+        report["fusion"] = fusion_line(report["fusion"])
+    return replace(manifest, report=report)
 
 
 def _print_checks(manifest: Manifest) -> None:

@@ -26,6 +26,7 @@ from edgeattn.errors import EdgeAttnError
 VERBS = {
     "models": "List the models that come with edgeattn.",
     "export": "Export a PyTorch model to an ONNX graph.",
+    "fuse": "Find window attention in a graph, and fuse it.",
     "calibrate": "Measure a graph's value ranges on real data.",
     "sensitivity": "Measure what INT8 costs in each layer.",
     "quantize": "Write INT8, FP16 or BF16 arithmetic into a graph.",

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from edgeattn.artifacts import (
     Manifest,
@@ -19,9 +19,10 @@ from edgeattn.artifacts import (
 )
 from edgeattn.engine.base import near_misses
 from edgeattn.engine.cpu_build import LoweredGraph, lower
+from edgeattn.engine.typed import make_typed
 from edgeattn.engine.verified import require_verified
 from edgeattn.errors import ArtifactError, BuildError, MissingDependencyError
-from edgeattn.graph.files import graph_sha256, load_graph
+from edgeattn.graph.files import graph_sha256
 from edgeattn.plugin.driver import local_architectures
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def build(
     engine: str = "auto",
     table: Path | str | None = None,
     precision: str | None = None,
+    fuse: bool = True,
     dry_run: Literal[False] = False,
     verify: bool = False,
     threads: int | None = None,
@@ -56,6 +58,7 @@ def build(
     engine: str = "auto",
     table: Path | str | None = None,
     precision: str | None = None,
+    fuse: bool = True,
     dry_run: Literal[True],
     verify: bool = False,
     threads: int | None = None,
@@ -71,6 +74,7 @@ def build(
     engine: str = "auto",
     table: Path | str | None = None,
     precision: str | None = None,
+    fuse: bool = True,
     dry_run: bool = False,
     verify: bool = False,
     threads: int | None = None,
@@ -89,6 +93,9 @@ def build(
             or where `tensorrt` is given.
         table: Calibration table of the graph, for a `precision` with INT8 in it.
         precision: Precision to write into the graph on the way, as `quantize` takes it.
+        fuse: Put an attention node in the place of each window attention that the graph writes out,
+            see `edgeattn.graph.fuse`. A graph with attention nodes is left as it is, and so is a
+            quantized one, and one with a table, which belongs to the graph as it is written.
         dry_run: Write no engine. For the CPU everything else is done; for TensorRT, which need not
             be there, the build is planned.
         verify: Check the engine against the graph and against itself before it is written, see
@@ -131,46 +138,44 @@ def build(
     with tempfile.TemporaryDirectory(
         prefix=".edgeattn-", dir=None if dry_run else output.absolute().parent
     ) as name:
-        folder, source = Path(name), graph
-        if precision is not None:
-            from edgeattn.calibration.quantize import quantize
-
-            step("quantize")
-            source = folder / graph.name
-            quantize(graph, source, table=table, precision=precision)
-            if table is not None:
-                parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
-        step("read the graph")
-        model = load_graph(source)
+        folder = Path(name)
+        typed = make_typed(graph, folder, table=table, precision=precision, fuse=fuse, step=step)
+        if table is not None:
+            parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
+        options: dict[str, Any] = {"fuse": fuse}
+        found = {"fusion": typed.fusion} if typed.fusion else {}
         if kind == "tensorrt":
             from edgeattn.engine.tensorrt.prepare import plan_build
             from edgeattn.engine.tensorrt.request import TensorRtRequest
 
             request = tensorrt or TensorRtRequest()
             if dry_run:
-                return plan_build(model, parents, request, graph=graph, output=output)
+                plan = plan_build(typed.model, parents, request, graph=graph, output=output)
+                return replace(plan, fusion=typed.fusion)
             from edgeattn.engine.tensorrt.engine_file import build_engine
 
             return build_engine(
-                model,
+                typed.model,
                 parents,
                 request,
-                source=source,
+                source=typed.file,
                 output=output,
                 folder=folder,
                 verify=verify,
+                options=options,
+                found=found,
                 progress=progress,
             )
         step("lower and try it")
         weights = folder / (output.name + ".data")
         asked = {"threads": threads, "precision": precision}
-        options = {name: value for name, value in asked.items() if value is not None}
-        lowered = lower(model, parents, weights=weights, options=options)
-        report = ({"engine_choice": choice} if choice else {}) | lowered.manifest.report
+        options |= {name: value for name, value in asked.items() if value is not None}
+        lowered = lower(typed.model, parents, weights=weights, options=options)
+        report = ({"engine_choice": choice} if choice else {}) | found | lowered.manifest.report
         with lowered.open() as opened:
             if verify:
                 step("verify")
-                report["verify"] = require_verified(opened, source)
+                report["verify"] = require_verified(opened, typed.file)
         lowered = replace(lowered, manifest=replace(lowered.manifest, report=report))
         if dry_run:
             return lowered.manifest

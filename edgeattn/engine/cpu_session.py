@@ -6,7 +6,8 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from edgeattn.errors import EngineError
+from edgeattn.errors import EdgeAttnError, EngineError
+from edgeattn.graph.ort_session import open_on_cpu, unknown_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,16 +77,15 @@ def open_session(
         weights_folder: Where the graph's external weights lie, if it has any; they are read now.
 
     Raises:
+        ArtifactError: If a library of custom operators that the user names cannot be loaded.
         EngineError: If ONNX Runtime refuses the graph.
     """
-    import onnxruntime as ort
-
     if weights_folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
         )
     with runtime_errors("ONNX Runtime refuses the graph"):
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return open_on_cpu(data, options)
 
 
 @contextmanager
@@ -93,8 +93,11 @@ def runtime_errors(what: str) -> Iterator[None]:
     """Turn whatever ONNX Runtime raises, which derives from no common class, into EngineError."""
     try:
         yield
+    except EdgeAttnError:
+        raise
     except Exception as err:
-        raise EngineError(f"{what}: {_without_prefix(err)}") from err
+        unknown = unknown_operator(err)
+        raise EngineError(*(unknown or (f"{what}: {_without_prefix(err)}",))) from err
 
 
 def _without_prefix(err: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.artifacts import Manifest, read_manifest
 from edgeattn.engine.build import build
 from edgeattn.engine.sources import Sources
+from edgeattn.engine.typed import make_typed
 from edgeattn.errors import BuildError
 from edgeattn.graph.files import embedded_manifest, load_graph
 
@@ -59,6 +60,7 @@ def rebuild(
         engine=manifest.target,
         table=sources.table,
         precision=precision,
+        fuse=manifest.options.get("fuse", False),  # older ones were built without
         verify="verify" in manifest.report,
         threads=manifest.options.get("threads"),
         tensorrt=request,
@@ -83,15 +85,19 @@ def typed_graph(engine: Path, sources: Sources, folder: Path) -> Path:
         folder: Where to write the graph if it was quantized on the way.
 
     Raises:
-        EdgeAttnError: What `edgeattn.calibration.quantize.quantize` raises.
+        EdgeAttnError: What `edgeattn.engine.typed.make_typed` raises.
     """
-    precision = _quantized_to(engine, read_manifest(engine, verify=False), sources)
+    manifest = read_manifest(engine, verify=False)
+    precision = _quantized_to(engine, manifest, sources)
     if precision is None:
         return sources.graph
-    from edgeattn.calibration.quantize import quantize
-
-    output = folder / sources.graph.name
-    return quantize(sources.graph, output, table=sources.table, precision=precision)
+    return make_typed(
+        sources.graph,
+        folder,
+        table=sources.table,
+        precision=precision,
+        fuse=manifest.options.get("fuse", False),
+    ).file
 
 
 def _quantized_to(engine: Path, manifest: Manifest, sources: Sources) -> str | None:

@@ -49,10 +49,12 @@ class AttentionProduct:
     """Attention that is written out: the MatMul nodes around one softmax.
 
     Attributes:
+        softmax: Place of the softmax.
         logits: Places of those that make logits, query · key.
         outputs: Places of those that weigh values with probabilities.
     """
 
+    softmax: int
     logits: tuple[int, ...]
     outputs: tuple[int, ...]
 
@@ -74,12 +76,12 @@ class AttentionProducts:
             for name in node.input:
                 self._readers[name].append(index)
         self.found: list[AttentionProduct] = []
-        for node in graph.node:
+        for place, node in enumerate(graph.node):
             if is_standard(node, "Softmax"):
                 logits = sorted(set(self._products_before(node.input[0])))
                 outputs = sorted(set(self._products_after(node.output[0])))
                 if logits and outputs:
-                    self.found.append(AttentionProduct(tuple(logits), tuple(outputs)))
+                    self.found.append(AttentionProduct(place, tuple(logits), tuple(outputs)))
         self.places = {i for each in self.found for i in (*each.logits, *each.outputs)}
 
     def is_probability(self, tensor: str) -> bool:

@@ -33,7 +33,7 @@ _DTYPES_BEYOND_NUMPY: dict[int, str] = {
 
 
 def load_graph(path: Path | str) -> onnx.ModelProto:
-    """Read an ONNX file with its weights.
+    """Read an ONNX file with its weights, which are constants: no input stands for one of them.
 
     Raises:
         ArtifactError: If the file or its external data is missing.
@@ -51,7 +51,22 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
         load_external_data_for_model(model, str(path.absolute().parent))
     except Exception as err:  # onnx raises its own and built-in types for a bad location or size
         raise GraphError(f"the weights of {path} cannot be read: {err}") from err
+    _own_weights(model)
     return model
+
+
+def _own_weights(model: onnx.ModelProto) -> None:
+    """Take the inputs that have a value of their own out of a graph's inputs, in place.
+
+    Before version 4 of the format every weight had to be listed as an input too, and exporters can
+    still be asked for it. Nothing here ever gives such an input another value.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, 4)
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.files import MAX_INLINE_BYTES, value_shape, weights_bytes
+from edgeattn.graph.implied_types import imply_types
 from edgeattn.graph.op import is_attention, spec_of_node
 
 
@@ -32,7 +33,8 @@ def infer_types(model: onnx.ModelProto, *, strict: bool = False) -> dict[str, Te
 
     Attention nodes are stood in for by a Gather along the channels, whose output has the same
     shape, and a Cast where it has another type. Weights of a graph too large for protobuf's limit
-    are left out of the inference, which then knows their shapes alone.
+    are left out of the inference, which then knows their shapes alone. Behind other people's
+    operators, of which nothing is known, types are those that the operators around them imply.
 
     Args:
         model: The graph.
@@ -68,7 +70,20 @@ def infer_types(model: onnx.ModelProto, *, strict: bool = False) -> dict[str, Te
         tensor_type = value.type.tensor_type
         shape = value_shape(value) if tensor_type.HasField("shape") else None
         types[value.name] = TensorType(tensor_type.elem_type, shape)
+    _imply(model, types)
     return types
+
+
+def _imply(model: onnx.ModelProto, types: dict[str, TensorType]) -> None:
+    """Add what follows from the operators' definitions where inference came to an end."""
+    elements = {name: known.element for name, known in types.items() if known.element}
+    if all(name in elements for node in model.graph.node for name in node.output if name):
+        return
+    imply_types(model, elements)
+    for name, element in elements.items():
+        if name not in types or not types[name].element:
+            shape = types[name].shape if name in types else None
+            types[name] = TensorType(element, shape)
 
 
 def at_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:

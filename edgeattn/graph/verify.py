@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from edgeattn.graph.files import MAX_INLINE_BYTES, weights_bytes, write_graph
+from edgeattn.graph.ort_session import open_on_cpu
 from edgeattn.graph.passes.decompose import decompose
 
 
@@ -27,15 +28,14 @@ def run_graph(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures arrive as exceptions
-    providers = ["CPUExecutionProvider"]
     standard = decompose(model)
     if weights_bytes(standard) <= MAX_INLINE_BYTES:
-        session = ort.InferenceSession(standard.SerializeToString(), options, providers=providers)
+        session = open_on_cpu(standard.SerializeToString(), options)
     else:
         with tempfile.TemporaryDirectory(prefix="edgeattn-") as folder:
             file, data = Path(folder, "net.onnx"), Path(folder, "net.onnx.data")
             write_graph(standard, file, data, data.name)
-            session = ort.InferenceSession(file, options, providers=providers)
+            session = open_on_cpu(file, options)
     outputs: list[np.ndarray] = session.run(None, dict(inputs))
     return outputs
 

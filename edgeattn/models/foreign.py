@@ -147,6 +147,34 @@ def state_dict_from_timm_swinv2(
     return _convert(_rename(state, _TIMM_RENAMES), windows, **settings)
 
 
+def attention_state(state: Mapping[str, Tensor], library: str) -> State:
+    """Convert the state dict of one attention of a Swin or Swin V2.
+
+    Args:
+        state: Of torchvision's `attn`, timm's `attn` or Hugging Face's `attention` of a block.
+        library: `torchvision`, `timm` or `huggingface`.
+
+    Returns:
+        State dict of a `MultiScaleWindowAttention`; the tensors share memory with the given where
+        nothing had to be packed or reordered.
+
+    Raises:
+        ModelError: If a tensor is unknown or missing.
+    """
+    prefix, renames = _ATTENTIONS[library]
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"its state dict has {name}, which is no tensor", _PLAIN_LAYERS)
+    try:
+        parts = _rename({prefix + name: tensor for name, tensor in state.items()}, renames)
+        ours = _mswin_state(parts)
+    except ModelError as err:
+        raise ModelError(err.message.replace(prefix, ""), _PLAIN_LAYERS) from err
+    except KeyError as err:
+        raise ModelError(f"its state dict has nothing for {err}", _PLAIN_LAYERS) from err
+    return {name.rpartition("attention.")[2]: tensor for name, tensor in ours.items()}
+
+
 def state_dict_from_timm_maxvit(state: Mapping[str, Tensor]) -> State:
     """Convert one `PartitionAttentionCl` of timm's MaxViT, block or grid.
 
@@ -221,6 +249,13 @@ _TIMM_RENAMES: _Renames = (
     (r"\.cpb_mlp\.", ".position_bias.mlps.0."),
     (r"^head\.fc\.", "head."),
 )
+_PLAIN_LAYERS = "give the module as the library builds it: merge what was added to its layers"
+# Where the first attention stands in a model of each library.
+_ATTENTIONS = {
+    "torchvision": ("features.1.0.attn.", _TORCHVISION_RENAMES),
+    "timm": ("layers.0.blocks.0.attn.", _TIMM_RENAMES),
+    "huggingface": ("encoder.layers.0.blocks.0.attention.", _HF_RENAMES),
+}
 _MAXVIT_RENAMES: _Renames = ((r"^attn\.(rel_pos\.)?", "attention."),)
 
 _WEIGHT_OR_BIAS = r"\.(weight|bias)"

@@ -57,7 +57,7 @@ def test_an_empty_name_is_refused() -> None:
 def test_an_unknown_type_is_refused(dtype: str) -> None:
     with refuses(
         f"input x has the type {dtype}; expected one of float32, float16, bfloat16, float64, "
-        "int64, int32, int8, bool"
+        "int64, int32, int16, int8, uint64, uint32, uint16, uint8, bool"
     ):
         InputSpec((1,), "x", dtype)
 

@@ -17,7 +17,9 @@ from edgeattn import errors
 
 # Positional parameters, then those that only go by name.
 FUNCTIONS = {
+    "adapt": ("module", "inplace"),
     "export": ("model spec output", "weights dynamic opset portable simplify progress"),
+    "fuse": ("graph output", "global_attention require_all dry_run progress"),
     "calibrate": (
         "graph data output",
         "method percentile samples batch_size seed max_bad random recipe state shard scheduler "
@@ -32,7 +34,7 @@ FUNCTIONS = {
     "sensitivity": ("graph table data labels", "recipe samples output html progress"),
     "build": (
         "graph output",
-        "engine table precision dry_run verify threads tensorrt progress",
+        "engine table precision fuse dry_run verify threads tensorrt progress",
     ),
     "write_bundle": (
         "graph output",
@@ -54,7 +56,9 @@ FUNCTIONS = {
     ),
 }
 REQUIRED = {
+    "adapt": {"module"},
     "export": {"model"},
+    "fuse": {"graph"},
     "calibrate": {"graph"},
     "merge_calibrations": {"graph", "states"},
     "quantize": {"graph"},

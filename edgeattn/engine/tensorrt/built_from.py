@@ -9,8 +9,8 @@ from edgeattn.artifacts import Manifest
 from edgeattn.engine.sources import Sources, find_sources
 from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt, lower_for_tensorrt
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
+from edgeattn.engine.typed import make_typed
 from edgeattn.errors import ArtifactError, SpecError
-from edgeattn.graph.files import load_graph
 
 
 def lower_again(plan: Path, manifest: Manifest, folder: Path | None = None) -> LoweredForTensorRt:
@@ -28,15 +28,10 @@ def lower_again(plan: Path, manifest: Manifest, folder: Path | None = None) -> L
         TableError: If the table belongs to another graph.
     """
     sources = find_sources(plan, manifest, folder)
-    lowered = _lower(plan, manifest, sources.graph)
+    lowered = _lower(plan, manifest, sources)
     if lowered.precision == manifest.options.get("precision"):
         return lowered
-    from edgeattn.calibration.quantize import quantize
-
-    with tempfile.TemporaryDirectory(prefix="edgeattn-") as name:
-        typed = Path(name) / sources.graph.name
-        quantize(sources.graph, typed, table=sources.table, precision=manifest.options["precision"])
-        return _lower(plan, manifest, typed)
+    return _lower(plan, manifest, sources, manifest.options["precision"])
 
 
 def quantized_to(plan: Path, manifest: Manifest, sources: Sources) -> str | None:
@@ -48,10 +43,12 @@ def quantized_to(plan: Path, manifest: Manifest, sources: Sources) -> str | None
         GraphError: If the graph is malformed.
     """
     built = manifest.options.get("precision")
-    return None if _lower(plan, manifest, sources.graph).precision == built else built
+    return None if _lower(plan, manifest, sources).precision == built else built
 
 
-def _lower(plan: Path, manifest: Manifest, graph: Path) -> LoweredForTensorRt:
+def _lower(
+    plan: Path, manifest: Manifest, sources: Sources, precision: str | None = None
+) -> LoweredForTensorRt:
     try:
         version = TensorRtVersion.parse(manifest.report["tensorrt"])
         way = manifest.report["attention_way"]
@@ -60,4 +57,9 @@ def _lower(plan: Path, manifest: Manifest, graph: Path) -> LoweredForTensorRt:
             f"the manifest of {plan} does not say how the engine was built: {err!r}",
             "build the engine again",
         ) from err
-    return lower_for_tensorrt(load_graph(graph), version, way=way)
+    fuse = manifest.options.get("fuse", False)  # older engines were built without
+    with tempfile.TemporaryDirectory(prefix="edgeattn-") as name:
+        typed = make_typed(
+            sources.graph, Path(name), table=sources.table, precision=precision, fuse=fuse
+        )
+    return lower_for_tensorrt(typed.model, version, way=way)

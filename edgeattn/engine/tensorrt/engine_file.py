@@ -42,6 +42,8 @@ def build_engine(
     output: Path,
     folder: Path,
     verify: bool = False,
+    options: Mapping[str, Any] | None = None,
+    found: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Build an engine, prove what it is, and write it with its manifest.
@@ -56,6 +58,8 @@ def build_engine(
         output: The engine to write.
         folder: Temporary folder on the same file system.
         verify: Build it twice, and check it against the graph, the CPU and the second build.
+        options: Options of the steps before, for the manifest.
+        found: What those steps found, for its report.
         progress: Called with steps done, steps in all, and the step at hand.
 
     Returns:
@@ -82,12 +86,13 @@ def build_engine(
     except EdgeAttnError as err:
         raise _with_log(err, log, output) from err
     log.write(log_path(output))
-    report = make_build_report(built, lowered, prepared.options.profiles) | tuned
+    report = dict(found or {}) | make_build_report(built, lowered, prepared.options.profiles)
+    report |= tuned
     report |= {"gpu": asdict(identify_gpu(prepared.options.device))}
     report |= {"plugin": [_describe_plugin(path) for path in built.used_plugin_libraries]}
     if request.require_precision is not None:
         _require_precision(report, request.require_precision)
-    manifest = _manifest(model, parents, request, prepared, where, report)
+    manifest = _manifest(model, parents, request, prepared, where, options or {}, report)
     if verify:
         # Anew: a build moves the weights out of a graph that is too large for one file.
         again = lower_for_tensorrt(model, lowered.version, way=lowered.way)
@@ -146,9 +151,11 @@ def _manifest(
     request: TensorRtRequest,
     prepared: Prepared,
     where: Destination,
+    given: Mapping[str, Any],
     report: dict[str, Any],
 ) -> Manifest:
     options = {
+        **given,
         "engine": "tensorrt",
         "precision": prepared.lowered.precision,
         "inputs": [asdict(spec) for spec in input_specs(model)],

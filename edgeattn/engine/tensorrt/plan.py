@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class BuildPlan:
         faults: What this TensorRT would refuse, or silently compute in float.
         memory: What speaks against a build in this machine's memory; none for another machine.
         trtexec: The same build as arguments of trtexec.
+        fusion: What became of attention that the graph writes out, see `edgeattn.engine.fusing`.
     """
 
     graph: str
@@ -91,6 +92,7 @@ class BuildPlan:
     faults: tuple[str, ...]
     memory: tuple[MemoryFinding, ...]
     trtexec: tuple[str, ...]
+    fusion: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the plan into JSON values."""
@@ -118,7 +120,7 @@ class BuildPlan:
 
 _PLAIN = (
     *("graph", "files", "way", "precision", "nodes", "opset", "weights_bytes"),
-    *("largest_tensor", "largest_bytes", "are_shapes_exported", "options", "faults"),
+    *("largest_tensor", "largest_bytes", "are_shapes_exported", "options", "faults", "fusion"),
 )
 
 

@@ -9,6 +9,7 @@ from edgeattn.engine.tensorrt.lowering import AttentionWay
 from edgeattn.engine.tensorrt.memory import usual_build_bytes
 from edgeattn.engine.tensorrt.options import ShapeProfile
 from edgeattn.engine.tensorrt.plan import BuildPlan
+from edgeattn.graph.fuse_report import fusion_line
 from edgeattn.plugin.build import PLUGIN
 
 _WAYS: Mapping[AttentionWay, str] = {
@@ -77,6 +78,11 @@ def _about_tensors(plan: BuildPlan) -> Iterator[Row]:
         )
 
 
+def _about_fusion(plan: BuildPlan) -> Iterator[Row]:
+    if plan.fusion:
+        yield "fusion", fusion_line(plan.fusion)
+
+
 def _about_attention(plan: BuildPlan) -> Iterator[Row]:
     if not plan.attention:
         yield "attention", "none"
@@ -143,6 +149,7 @@ _PARTS = (
     _about_destination,
     _about_graph,
     _about_tensors,
+    _about_fusion,
     _about_attention,
     _about_plugin,
     _about_resources,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx
 
+from edgeattn.graph.constants import used_names
 from edgeattn.graph.head_group_notes import note_head_groups
 from edgeattn.graph.nodes import node_label
-from edgeattn.graph.op import is_attention
+from edgeattn.graph.op import OP_DOMAIN, is_attention
 from edgeattn.graph.shapes import infer_types
 from edgeattn.graph.standard_attention import AttentionForm, DecomposedGroup, StandardAttention
 from edgeattn.graph.tape import Tape
@@ -70,13 +71,11 @@ def decompose_groups(
 
 
 def _drop_unused_weights(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    used.update(value.name for value in model.graph.output)
+    used = used_names(model.graph)
     weights = model.graph.initializer
     for index in reversed(range(len(weights))):  # a list of those kept would copy them
         if weights[index].name not in used:
             del weights[index]
-    domains = {node.domain for node in model.graph.node}
-    opsets = [o for o in model.opset_import if o.domain in domains or o.domain == ""]
+    opsets = [o for o in model.opset_import if o.domain != OP_DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(opsets)

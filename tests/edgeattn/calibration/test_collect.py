@@ -397,7 +397,7 @@ def test_an_operator_that_onnx_runtime_does_not_know_is_refused(tmp_path):
     text = "g (float[N,6] x) => (float[N,4] y) { z = com.example.Mystery(x) y = MatMul(z, w) }"
     model = with_weights(text, {"w": floats(6, 4)})
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    with pytest.raises(GraphError, match=r"ONNX Runtime cannot load the graph: .*Mystery"):
+    with pytest.raises(GraphError, match=r"knows no operator com.example::Mystery"):
         calibrate(save(model, tmp_path / "net.onnx"), floats(2, 6))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes  # noqa: F401  # teaches numpy the type bfloat16
 import numpy as np
 import pytest
 
@@ -32,11 +33,17 @@ def test_images_are_normalised_as_their_preprocessing_says() -> None:
     np.testing.assert_allclose(pixels.mean(axis=(0, 2, 3)), 0.5, atol=0.05)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool"])
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "bool"])
 def test_integers_are_zero_or_one(dtype: str) -> None:
     values = random_inputs((TensorSpec("i", dtype, (50,)),))["i"]
     assert values.dtype.name == dtype
     assert set(values.astype(int)) == {0, 1}
+
+
+def test_bytes_without_a_sign_are_pixels() -> None:
+    values = random_inputs((TensorSpec("i", "uint8", (5000,)),))["i"]
+    assert values.dtype.name == "uint8"
+    assert set(values) == set(range(256))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])

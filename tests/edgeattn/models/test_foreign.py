@@ -1,6 +1,5 @@
 """Our models against the libraries' own, with the libraries' weights, every one of them random."""
 
-import math
 import warnings
 
 import pytest
@@ -20,6 +19,7 @@ from edgeattn.models.foreign import (
 )
 from edgeattn.models.mswin import MSWin
 from edgeattn.spec import HeadGroup
+from tests.random_weights import randomized
 from tests.torchvision_ops import declare_torchvision_ops
 
 declare_torchvision_ops()
@@ -40,23 +40,6 @@ SMALL = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)}
 EVEN_SIZES = [(32, 32), (40, 48)]
 ODD_SIZES = [(38, 46), (46, 26)]
 RAGGED_SIZES = [(33, 45), (47, 25)]
-
-
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter anew: fresh models have biases and tables of zero, which hide errors."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("logit_scale"):
-                parameter.copy_(3.5 + 1.5 * noise)  # around log(100), where the clamp is
-            elif "bias_table" in name:
-                parameter.copy_(noise)
-            elif parameter.ndim == 1:
-                parameter.copy_(0.3 * noise + (1.0 if "norm" in name and "weight" in name else 0.0))
-            else:
-                parameter.copy_(noise * 1.5 / math.sqrt(parameter[0].numel()))
-    return model.eval()
 
 
 def relative_error(theirs: nn.Module, ours: nn.Module, size: tuple[int, int]) -> float:

@@ -81,7 +81,7 @@ def test_steps_count_the_builds_and_the_measurement(repeated):
     _, steps = repeated
     assert {total for _, total, _ in steps} == {4}
     assert steps[0] == (0, 4, "build 1 of 3")
-    assert (1, 4, "build 2 of 3: read the graph") in steps
+    assert (1, 4, "build 2 of 3: read the graph, fuse attention") in steps
     assert steps[-1] == (3, 4, "measure the builds side by side")
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from edgeattn.artifacts import (
@@ -31,6 +32,7 @@ from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.engine.tensorrt.versions import installed_version
 from edgeattn.errors import ArtifactError, BuildError, EngineError
 from edgeattn.graph.files import load_graph
+from tests.foreign_attention import windowed
 from tests.graphs import classifier
 from tests.graphs import save as save_plain
 from tests.tensorrt_graphs import EXPORTED_SHAPE, block, save
@@ -131,6 +133,22 @@ def test_a_graph_that_was_quantized_on_the_way_is_so_again(tmp_path):
     assert found.precision == "fp16"
     plain = lower_for_tensorrt(load_graph(graph), installed_version())
     assert plain.precision == "fp32"
+
+
+def test_attention_that_was_fused_on_the_way_is_so_again(tmp_path):
+    graph = tmp_path / "swin.onnx"
+    onnx.save(windowed(), graph)
+    request = TensorRtRequest(attention="native")
+    engine = build(graph, engine="tensorrt", precision="fp16", tensorrt=request)
+    first = read_manifest(engine)
+    assert first.report["fusion"]["fused"] == 2
+    manifest = again(engine)
+    assert manifest.report["fusion"] == first.report["fusion"]
+    assert manifest.options["fuse"] is True
+    assert {each.name for each in lower_again(engine, first).attention} == {
+        "b0/MultiScaleWindowAttention",
+        "b1/MultiScaleWindowAttention",
+    }
 
 
 def test_an_engine_whose_attention_was_autotuned_is_built_the_way_that_won(tmp_path):

@@ -1,0 +1,82 @@
+"""One spec from what several sizes of a graph tell of one attention."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgeattn.graph.fusion.found import UnrecognisedError
+from edgeattn.graph.fusion.match import Match
+
+_Told = TypeVar("_Told")
+
+
+def agree(matches: Sequence[Match]) -> Match:
+    """Put together what several sizes tell.
+
+    Args:
+        matches: Of one attention, at least one.
+
+    Returns:
+        The first of them, with what it did not tell filled in from the others.
+
+    Raises:
+        UnrecognisedError: If they contradict each other.
+    """
+    first = matches[0]
+    for other in matches[1:]:
+        same = (
+            first.tokens == other.tokens
+            and first.is_projected == other.is_projected
+            and first.has_rows == other.has_rows
+            and first.projections == other.projections
+            and first.window_size == other.window_size
+            and first.mode == other.mode
+            and first.is_cosine == other.is_cosine
+            and _equal(first.table, other.table)
+            and np.allclose(first.scale, other.scale, rtol=1e-6, atol=0)
+            and all(map(np.array_equal, first.channels, other.channels))
+        )
+        if not same:
+            raise UnrecognisedError("its windows depend on the size of the map")
+        common = {output.name for output in other.outputs}
+        outputs = tuple(output for output in first.outputs if output.name in common)
+        if not outputs:
+            raise UnrecognisedError("its result stands elsewhere at another size of the map")
+        rows, cols = zip(first.shift_size, other.shift_size, strict=True)
+        first = dataclasses.replace(
+            first,
+            outputs=outputs,
+            shift_size=(_told(*rows), _told(*cols)),
+            order=_told(first.order, other.order),
+            pad_mode=_told(first.pad_mode, other.pad_mode),
+            pads_projected=other.pads_projected if first.pad_mode is None else first.pads_projected,
+            mask_value=_told(first.mask_value, other.mask_value),
+        )
+    return first
+
+
+def is_untold(match: Match) -> bool:
+    """Tell whether other sizes may tell something of a map that these did not."""
+    is_map = match.has_rows and 0 not in match.window_size
+    return is_map and (is_padding_untold(match) or None in match.shift_size)
+
+
+def is_padding_untold(match: Match) -> bool:
+    """Tell whether it is not known what padded tokens do."""
+    return match.pad_mode is None or (match.order is None and any(match.shift_size))
+
+
+def _told(one: _Told | None, other: _Told | None) -> _Told | None:
+    if one is not None and other is not None and one != other:
+        raise UnrecognisedError("its windows depend on the size of the map")
+    return other if one is None else one
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(one.shape == other.shape and np.allclose(one, other, rtol=1e-5, atol=1e-6))

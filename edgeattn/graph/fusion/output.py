@@ -1,0 +1,201 @@
+"""The way of the heads' results back to the map: put together, projected, put back in place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeattn.graph.fusion.found import UnrecognisedError
+from edgeattn.graph.fusion.moves import PAD, Moves, is_move
+from edgeattn.graph.fusion.probe import Probe
+from edgeattn.graph.fusion.projection import find_projection
+from edgeattn.graph.nodes import is_standard
+
+
+class Readers:
+    """Who reads the data of each tensor of a graph; its size alone does not count."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            if not is_standard(node, "Shape", "Size"):
+                for name in set(node.input):
+                    self._readers[name].append(node)
+        self._outputs = {value.name for value in graph.output}
+
+    def all(self, name: str) -> list[onnx.NodeProto]:
+        """List the nodes that read a tensor."""
+        return self._readers[name]
+
+    def are_inside(self, name: str) -> bool:
+        """Tell whether nodes of the graph alone read a tensor, at least one."""
+        return bool(self._readers[name]) and name not in self._outputs
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results stand in the map's order.
+
+    Attributes:
+        name: The tensor, `[B, H, W, C]`, or with fewer axes in the same order.
+        rank: Its number of axes.
+        steps: Nodes that work on each token by itself, from the heads' results to it.
+    """
+
+    name: str
+    rank: int
+    steps: tuple[onnx.NodeProto, ...]
+
+
+def find_outputs(
+    result: str,
+    row_token: NDArray[np.int64],
+    row_head: NDArray[np.int64],
+    size: tuple[int, int, int],
+    moves: Moves,
+    probe: Probe,
+    readers: Readers,
+) -> tuple[Output, ...]:
+    """Follow the heads' results to where they stand in the map's order.
+
+    At a size that needs no padding, they do so before what is padded is cut off, and after it.
+
+    Args:
+        result: The tensor, `[..., places, head_dim]`.
+        row_token: `[rows, places]`: token of all maps at each place, or `PAD`.
+        row_head: `[rows]`: head of each row.
+        size: Number of maps, and rows and columns of each.
+        moves: Follows elements.
+        probe: The graph at that size.
+        readers: Who reads what.
+
+    Returns:
+        The tensors that hold them in this order, the first one first.
+
+    Raises:
+        UnrecognisedError: If none does.
+    """
+    found: list[Output] = []
+    try:
+        for output in _outputs(result, row_token, row_head, size, moves, probe, readers):
+            found.append(output)
+    except UnrecognisedError:
+        if not found:
+            raise
+    return tuple(found)
+
+
+def _outputs(
+    result: str,
+    row_token: NDArray[np.int64],
+    row_head: NDArray[np.int64],
+    size: tuple[int, int, int],
+    moves: Moves,
+    probe: Probe,
+    readers: Readers,
+) -> Iterator[Output]:
+    """Give the tensors that hold the results in the map's order, until the way ends.
+
+    Raises:
+        UnrecognisedError: Why it ends.
+    """
+    head_dim = (probe.shape(result) or (0,))[-1]
+    num_heads = int(row_head.max()) + 1
+    tokens = np.broadcast_to(row_token[:, :, None], (*row_token.shape, head_dim)).reshape(-1)
+    channels = (row_head[:, None, None] * head_dim + np.arange(head_dim)).astype(np.int64)
+    channels = np.broadcast_to(channels, (*row_token.shape, head_dim)).reshape(-1)
+    start, width, name = result, num_heads * head_dim, result
+    steps: list[onnx.NodeProto] = []
+    batch, rows, cols = size
+    layouts = (size, (batch, rows * cols), (batch * rows * cols,))
+    while True:
+        shape = probe.shape(name)
+        if shape is not None and shape[-1] == width and shape[:-1] in layouts:
+            order = _row_tokens(name, start, tokens, channels, moves)
+            if order is not None and np.array_equal(order, np.arange(batch * rows * cols)):
+                yield Output(name, len(shape), tuple(steps))
+        moved = _moved_on(name, probe, readers)
+        if moved:
+            name = moved
+            continue
+        if not readers.are_inside(name) or len(readers.all(name)) > 1:
+            raise UnrecognisedError("its result is read before it stands in its tokens' order")
+        (node,) = readers.all(name)
+        if shape is None or shape[-1] != width or not _works_on_tokens(node, name, probe):
+            raise UnrecognisedError(
+                f"its result goes into {node.op_type} before it stands in its tokens' order"
+            )
+        order = _row_tokens(name, start, tokens, channels, moves)
+        if order is None:
+            raise UnrecognisedError("its heads are not put together token by token")
+        name = start = node.output[0]
+        width = (probe.shape(name) or (0,))[-1]
+        tokens, channels = np.repeat(order, width), np.tile(np.arange(width), len(order))
+        steps.append(node)
+
+
+def _moved_on(name: str, probe: Probe, readers: Readers) -> str:
+    """Name the tensor that all readers of one together move it to; empty if there is none.
+
+    A roll cuts a tensor into parts and joins them again.
+    """
+    reached, open_ends = {name}, {name}
+    absorbed: set[int] = set()
+    while True:
+        ready = [
+            node
+            for end in sorted(open_ends)
+            for node in readers.all(end)
+            if id(node) not in absorbed
+            and readers.are_inside(end)
+            and is_move(node, probe, reached)
+        ]
+        if not ready:
+            return ""
+        absorbed.update(map(id, ready))
+        reached.update(output for node in ready for output in node.output if output)
+        open_ends = {
+            one
+            for one in reached
+            if not readers.are_inside(one)
+            or any(id(node) not in absorbed for node in readers.all(one))
+        }
+        if len(open_ends) == 1 and name not in open_ends:
+            return open_ends.pop()
+
+
+def _row_tokens(
+    name: str,
+    start: str,
+    tokens: NDArray[np.int64],
+    channels: NDArray[np.int64],
+    moves: Moves,
+) -> NDArray[np.int64] | None:
+    """Give the token of each row of a tensor; `None` if rows do not hold the channels of one."""
+    traced = moves.trace(name, stop=start)
+    if traced.source != start or traced.factor != 1 or traced.normalized:
+        return None
+    index = traced.index.reshape(-1, traced.index.shape[-1])
+    if (index == PAD).any():
+        return None
+    rows = tokens[index]
+    same = (rows == rows[:, :1]).all() and (channels[index] == np.arange(index.shape[1])).all()
+    return rows[:, 0] if same else None
+
+
+def _works_on_tokens(node: onnx.NodeProto, name: str, probe: Probe) -> bool:
+    """Tell whether a node is part of a linear layer, or scales channels."""
+    if is_standard(node, "Add", "Mul"):
+        other = node.input[1] if node.input[0] == name else node.input[0]
+        shape, own = probe.shape(other), probe.shape(name)
+        if not probe.is_known(other) or shape is None or not own:
+            return False
+        size = int(np.prod(shape, dtype=np.int64))
+        return size == 1 or (bool(shape) and size == shape[-1] == own[-1])
+    found = find_projection(node.output[0], probe)
+    return found is not None and found.input == name
