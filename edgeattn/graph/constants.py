@@ -38,7 +38,7 @@ class Constants:
         self._nodes: list[onnx.NodeProto] = []
         self._computed: set[str] = set()
         for node in graph.node:
-            if _is_deterministic(node) and all(name in self for name in node.input if name):
+            if is_deterministic(node) and all(name in self for name in node.input if name):
                 self._nodes.append(node)
                 self._computed.update(filter(None, node.output))
         self._compute = functools.cache(self._evaluate)
@@ -153,7 +153,8 @@ def drop_orphans(model: onnx.ModelProto, used_before: set[str]) -> None:
                 del container[index]
 
 
-def _is_deterministic(node: onnx.NodeProto) -> bool:
+def is_deterministic(node: onnx.NodeProto) -> bool:
+    """Tell whether a node of the standard gives equal outputs for equal inputs, by itself alone."""
     return (
         node.domain in ("", "ai.onnx")
         and node.op_type not in _RANDOM_OPS

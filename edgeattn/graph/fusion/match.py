@@ -23,7 +23,7 @@ from edgeattn.spec import Mode, PadMode, ShiftPadOrder
 
 
 @dataclass(frozen=True)
-class WrittenAttention:
+class AttentionNodes:
     """The nodes around one softmax.
 
     Attributes:
@@ -81,7 +81,7 @@ class Match:
 
 
 def match_attention(
-    written: WrittenAttention,
+    written: AttentionNodes,
     probe: Probe,
     moves: Moves,
     readers: Readers,
@@ -143,7 +143,7 @@ def match_attention(
     raise reason
 
 
-def _logits(written: WrittenAttention, probe: Probe, opset: int) -> tuple[str, Logits]:
+def _logits(written: AttentionNodes, probe: Probe, opset: int) -> tuple[str, Logits]:
     name = written.softmax.input[0]
     shape = probe.shape(name)
     if shape is None or len(shape) < 3:
@@ -161,7 +161,7 @@ def _logits(written: WrittenAttention, probe: Probe, opset: int) -> tuple[str, L
     return product, logits
 
 
-def _check_probabilities(written: WrittenAttention, moves: Moves) -> None:
+def _check_probabilities(written: AttentionNodes, moves: Moves) -> None:
     if not is_standard(written.output, "MatMul"):
         raise UnrecognisedError("its probabilities and values are multiplied by no MatMul")
     traced = moves.trace(written.output.input[0], stop=written.softmax.output[0])

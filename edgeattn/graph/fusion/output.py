@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,36 +79,13 @@ def find_outputs(
     Raises:
         UnrecognisedError: If none does.
     """
-    found: list[Output] = []
-    try:
-        for output in _outputs(result, row_token, row_head, size, moves, probe, readers):
-            found.append(output)
-    except UnrecognisedError:
-        if not found:
-            raise
-    return tuple(found)
-
-
-def _outputs(
-    result: str,
-    row_token: NDArray[np.int64],
-    row_head: NDArray[np.int64],
-    size: tuple[int, int, int],
-    moves: Moves,
-    probe: Probe,
-    readers: Readers,
-) -> Iterator[Output]:
-    """Give the tensors that hold the results in the map's order, until the way ends.
-
-    Raises:
-        UnrecognisedError: Why it ends.
-    """
     head_dim = (probe.shape(result) or (0,))[-1]
     num_heads = int(row_head.max()) + 1
     tokens = np.broadcast_to(row_token[:, :, None], (*row_token.shape, head_dim)).reshape(-1)
     channels = (row_head[:, None, None] * head_dim + np.arange(head_dim)).astype(np.int64)
     channels = np.broadcast_to(channels, (*row_token.shape, head_dim)).reshape(-1)
     start, width, name = result, num_heads * head_dim, result
+    found: list[Output] = []
     steps: list[onnx.NodeProto] = []
     batch, rows, cols = size
     layouts = (size, (batch, rows * cols), (batch * rows * cols,))
@@ -118,25 +94,29 @@ def _outputs(
         if shape is not None and shape[-1] == width and shape[:-1] in layouts:
             order = _row_tokens(name, start, tokens, channels, moves)
             if order is not None and np.array_equal(order, np.arange(batch * rows * cols)):
-                yield Output(name, len(shape), tuple(steps))
+                found.append(Output(name, len(shape), tuple(steps)))
         moved = _moved_on(name, probe, readers)
         if moved:
             name = moved
             continue
         if not readers.are_inside(name) or len(readers.all(name)) > 1:
-            raise UnrecognisedError("its result is read before it stands in its tokens' order")
+            ending = "its result is read before it stands in its tokens' order"
+            break
         (node,) = readers.all(name)
         if shape is None or shape[-1] != width or not _works_on_tokens(node, name, probe):
-            raise UnrecognisedError(
-                f"its result goes into {node.op_type} before it stands in its tokens' order"
-            )
+            ending = f"its result goes into {node.op_type} before it stands in its tokens' order"
+            break
         order = _row_tokens(name, start, tokens, channels, moves)
         if order is None:
-            raise UnrecognisedError("its heads are not put together token by token")
+            ending = "its heads are not put together token by token"
+            break
         name = start = node.output[0]
         width = (probe.shape(name) or (0,))[-1]
         tokens, channels = np.repeat(order, width), np.tile(np.arange(width), len(order))
         steps.append(node)
+    if not found:
+        raise UnrecognisedError(ending)
+    return tuple(found)
 
 
 def _moved_on(name: str, probe: Probe, readers: Readers) -> str:

@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
 from edgeattn.errors import GraphError
-from edgeattn.graph.constants import subgraphs
+from edgeattn.graph.constants import is_deterministic, subgraphs
 from edgeattn.graph.nodes import is_standard_domain, node_label
 from edgeattn.graph.op import is_attention, spec_of_node
 
 # Shape inference reads the values of small integer tensors: shapes, axes, starts and ends.
 _MAX_SHAPE_ENTRIES = 64
-_RANDOM_OPS = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"} | {
-    "RandomUniformLike"
-}
 
 
 class Probe:
@@ -118,7 +115,7 @@ class Probe:
         if node.op_type in ("Shape", "Size") and self.shape(node.input[0]) is not None:
             known = True
         else:
-            known = node.op_type not in _RANDOM_OPS and all(
+            known = is_deterministic(node) and all(
                 name in self._known for name in node.input if name
             )
         if known:

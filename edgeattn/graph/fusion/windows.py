@@ -12,7 +12,7 @@ from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.moves import PAD
 from edgeattn.graph.tape import Tape
 from edgeattn.graph.window_axes import WindowAxis, block_axis, grid_axis
-from edgeattn.spec import HeadGroup, Mode, ShiftPadOrder
+from edgeattn.spec import Mode, ShiftPadOrder
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,6 @@ class Windows:
     order: ShiftPadOrder
     tokens: NDArray[np.int64]
     label: NDArray[np.int64]
-
-    def head_group(self, num_heads: int) -> HeadGroup:
-        """Describe heads that attend through these windows."""
-        return HeadGroup(num_heads, self.window_size, self.shift_size, mode=self.mode)
 
 
 @dataclass(frozen=True)

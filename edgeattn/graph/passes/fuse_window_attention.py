@@ -9,7 +9,7 @@ rewrite is run against what it replaces, and undone if the numbers differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -20,7 +20,7 @@ from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, drop_orphans, used_names
 from edgeattn.graph.fusion.agree import agree, is_padding_untold, is_untold
 from edgeattn.graph.fusion.found import FoundAttention, Fusion, UnrecognisedError
-from edgeattn.graph.fusion.match import Match, WrittenAttention, match_attention
+from edgeattn.graph.fusion.match import AttentionNodes, Match, match_attention
 from edgeattn.graph.fusion.moves import Moves
 from edgeattn.graph.fusion.output import Readers
 from edgeattn.graph.fusion.probe import Probe
@@ -41,7 +41,6 @@ def fuse_window_attention(
     model: onnx.ModelProto,
     *,
     global_attention: bool = False,
-    probes: Sequence[Mapping[str, Sequence[int]]] | None = None,
 ) -> Fusion:
     """Find window attention and put attention nodes in its place.
 
@@ -49,7 +48,6 @@ def fuse_window_attention(
         model: Any graph; not changed.
         global_attention: Whether to take attention of every token to every token too, as one
             window of the whole axis.
-        probes: Shapes of the inputs by name at which to look; chosen if not given.
 
     Returns:
         The new graph, and what became of each attention.
@@ -67,7 +65,7 @@ def fuse_window_attention(
     try:
         model = raise_opset(model, _LEAST_OPSET)
         written = _written(model)
-        looked_at = _looked_at(model, written, probes)
+        looked_at = _looked_at(model, written)
     except GraphError as err:
         return _left_alone(given, written, f"the graph cannot be looked at: {err.message}")
     fuser = _Fuser(model, looked_at, standard_opset(model), global_attention=global_attention)
@@ -78,11 +76,11 @@ def fuse_window_attention(
     return Fusion(result, found, before, len(result.graph.node))
 
 
-def _written(model: onnx.ModelProto) -> list[WrittenAttention]:
+def _written(model: onnx.ModelProto) -> list[AttentionNodes]:
     nodes = model.graph.node
     products = AttentionProducts(model.graph, Constants(model))
     return [
-        WrittenAttention(
+        AttentionNodes(
             nodes[each.softmax],
             frozenset(name for i in each.logits for name in nodes[i].output),
             nodes[each.outputs[0]],
@@ -91,18 +89,12 @@ def _written(model: onnx.ModelProto) -> list[WrittenAttention]:
     ]
 
 
-def _looked_at(
-    model: onnx.ModelProto,
-    written: list[WrittenAttention],
-    probes: Sequence[Mapping[str, Sequence[int]]] | None,
-) -> list[Probe]:
-    """Look at a graph in the sizes given, or in some of those proposed that it can have.
+def _looked_at(model: onnx.ModelProto, written: list[AttentionNodes]) -> list[Probe]:
+    """Look at a graph in some of the sizes proposed that it can have.
 
     Raises:
-        GraphError: If it cannot have one of those given, or any of those proposed.
+        GraphError: If it can have none of them.
     """
-    if probes is not None:
-        return [Probe(model, shapes) for shapes in probes]
     found: list[Probe] = []
     too_large: list[Probe] = []
     failure = None
@@ -126,7 +118,7 @@ def _elements(shape: tuple[int, ...] | None) -> int:
     return math.prod(shape) if shape is not None else 0
 
 
-def _left_alone(model: onnx.ModelProto, written: list[WrittenAttention], reason: str) -> Fusion:
+def _left_alone(model: onnx.ModelProto, written: list[AttentionNodes], reason: str) -> Fusion:
     found = tuple(FoundAttention(node_label(each.softmax), False, reason) for each in written)
     count = len(model.graph.node)
     return Fusion(model, found, count, count)
@@ -149,7 +141,7 @@ class _Fuser:
         self._more: list[Probe] = []
         self._more_sizes = more_input_sizes(model)
 
-    def fuse(self, written: WrittenAttention) -> FoundAttention:
+    def fuse(self, written: AttentionNodes) -> FoundAttention:
         """Recognise an attention at each size, and try its rewrite at each."""
         name = node_label(written.softmax)
         match, rewrite = None, None
@@ -176,7 +168,7 @@ class _Fuser:
             name, True, "", rewrite.spec, match.tokens, match.outputs[0].name, match.size, error
         )
 
-    def _match(self, written: WrittenAttention) -> tuple[Match, list[Probe]]:
+    def _match(self, written: AttentionNodes) -> tuple[Match, list[Probe]]:
         """Recognise an attention at each size that the graph can have; gives those sizes too."""
         matches, probes, misfit = [], [], None
         for probe in list(self._probes):
@@ -206,7 +198,7 @@ class _Fuser:
             probes.append(probe)
         return match, probes
 
-    def _match_at(self, written: WrittenAttention, probe: Probe) -> Match:
+    def _match_at(self, written: AttentionNodes, probe: Probe) -> Match:
         return match_attention(
             written,
             probe,
