@@ -28,7 +28,7 @@ from edgeattn.graph.files import (
 )
 from edgeattn.graph.half_placement import MIN_QDQ_OPSET, check_float32
 from edgeattn.graph.half_types import HalfType
-from edgeattn.graph.passes.raise_opset import standard_opset
+from edgeattn.graph.nodes import standard_opset
 from edgeattn.graph.placement import MIN_OPSET, RECIPES, Recipe
 
 # Mean errors per channel, over all places of these, are known to a hundredth; how large tensors

@@ -10,6 +10,7 @@ from edgeattn.engine.cpu_int8 import is_quantized
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants
 from edgeattn.graph.fuse_report import fuse_report
+from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.passes.fuse_window_attention import fuse_window_attention
 
@@ -39,7 +40,8 @@ def fuse_for_build(
         `skipped` says why, and nothing is told of a graph without attention that is written out.
     """
     # First what costs nothing: most graphs without attention have no softmax either.
-    if not any(node.op_type == "Softmax" for node in model.graph.node) or attention_nodes(model):
+    may_attend = any(is_standard(node, "Softmax", "Attention") for node in model.graph.node)
+    if not may_attend or attention_nodes(model):
         return model, {}
     if has_table or is_quantized(model):
         found = len(AttentionProducts(model.graph, Constants(model)).found)

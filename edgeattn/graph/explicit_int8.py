@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 from edgeattn.graph.constants import Constants
 from edgeattn.graph.faults import Fault
 from edgeattn.graph.linear_layers import LINEAR_OPS, channel_axis
-from edgeattn.graph.nodes import MOVING_OPS, is_standard, is_standard_domain, node_label
+from edgeattn.graph.nodes import MOVING_OPS, is_standard, node_label, standard_opset
 from edgeattn.graph.op import is_attention, spec_of_node
 from edgeattn.graph.qdq_pairs import QdqPairs
 from edgeattn.graph.residuals import Residuals
@@ -78,9 +78,7 @@ class _Checker:
     def __init__(self, model: onnx.ModelProto, constant_scales: bool) -> None:
         self._nodes = model.graph.node
         self._wants_constant_scales = constant_scales
-        self._opset = max(
-            (o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0
-        )
+        self._opset = standard_opset(model)
         self._constants = Constants(model)
         self._types = infer_types(model)
         self._pairs = QdqPairs(model)

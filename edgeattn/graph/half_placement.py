@@ -29,6 +29,7 @@ from edgeattn.graph.nodes import (
     is_standard,
     is_standard_domain,
     node_label,
+    standard_opset,
 )
 from edgeattn.graph.op import is_attention
 from edgeattn.graph.shapes import infer_types
@@ -153,9 +154,7 @@ class _Placer:
         self._keep_float = frozenset(keep_float)
         self._graph = model.graph
         self._half = half
-        self._opset = max(
-            (o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0
-        )
+        self._opset = standard_opset(model)
         self._types = {name: found.element for name, found in infer_types(model).items()}
         self._check_opset()
         self._constants = constant_tensors(model.graph)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, MutableMapping
 import onnx
 from onnx import TensorProto, defs
 
-from edgeattn.graph.nodes import is_standard_domain
+from edgeattn.graph.nodes import is_standard_domain, standard_opset
 
 
 def imply_types(model: onnx.ModelProto, elements: MutableMapping[str, int]) -> None:
@@ -22,7 +22,7 @@ def imply_types(model: onnx.ModelProto, elements: MutableMapping[str, int]) -> N
         model: A graph; bodies of control flow are not looked into.
         elements: ONNX element types by tensor; what follows from them is added.
     """
-    opset = max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
+    opset = standard_opset(model)
     nodes = [list(_slots(node, opset)) for node in model.graph.node]
     known = -1
     while len(elements) > known:

@@ -19,6 +19,11 @@ def is_standard_domain(domain: str) -> bool:
     return domain in ("", "ai.onnx")
 
 
+def standard_opset(model: onnx.ModelProto) -> int:
+    """Tell a graph's opset of the ONNX standard; 0 if it has none."""
+    return max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
+
+
 def is_standard(node: onnx.NodeProto, *op_types: str) -> bool:
     """Tell whether a node is one of these operators of the ONNX standard."""
     return node.op_type in op_types and is_standard_domain(node.domain)

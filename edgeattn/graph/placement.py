@@ -36,9 +36,9 @@ from edgeattn.graph.nodes import (
     MOVING_OPS,
     check_node_names,
     is_standard,
-    is_standard_domain,
     node_label,
     range_keepers,
+    standard_opset,
 )
 from edgeattn.graph.op import is_attention
 from edgeattn.graph.pooled_heads import POOLED_HEAD, pooled_heads
@@ -333,7 +333,7 @@ def _check_graph(model: onnx.ModelProto) -> None:
             f"the graph is quantized already: it holds {present} Q/DQ nodes",
             "calibrate and quantize the float graph",
         )
-    opset = max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
+    opset = standard_opset(model)
     if opset < MIN_OPSET:
         raise GraphError(
             f"the graph has opset {opset}; INT8 weights need at least {MIN_OPSET}",

@@ -21,7 +21,13 @@ from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.graph.constants import Constants, subgraphs, used_names
 from edgeattn.graph.explicit_int8 import QUANTIZATION_OPS, quantization_faults
 from edgeattn.graph.faults import Fault
-from edgeattn.graph.nodes import MOVING_OPS, is_standard, is_standard_domain, node_label
+from edgeattn.graph.nodes import (
+    MOVING_OPS,
+    is_standard,
+    is_standard_domain,
+    node_label,
+    standard_opset,
+)
 from edgeattn.graph.op import is_attention
 from edgeattn.graph.shapes import TensorType
 
@@ -78,7 +84,7 @@ def parser_faults(
 
 def _opset_faults(model: onnx.ModelProto, version: TensorRtVersion) -> Iterator[Fault]:
     """The parser does not refuse other opsets as such; operators that are new there it does."""
-    opset = max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
+    opset = standard_opset(model)
     newest, oldest = max_opset(version), min_opset(version)
     if opset > newest:
         what = f"opsets up to {newest}"

@@ -23,7 +23,7 @@ from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.products import product_types
 from edgeattn.engine.tensorrt.trtexec import trtexec_command
 from edgeattn.graph.files import value_dtype, value_shape
-from edgeattn.graph.nodes import is_standard_domain
+from edgeattn.graph.nodes import standard_opset
 from edgeattn.plugin.build import PLUGIN as _PLUGIN
 
 
@@ -172,7 +172,7 @@ def make_plan(
         lowered.precision,
         product_types(model),
         len(model.graph.node),
-        max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0),
+        standard_opset(model),
         sum(weights.values()),
         largest,
         weights.get(largest, 0),

@@ -17,7 +17,7 @@ from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.constants import is_deterministic, subgraphs
-from edgeattn.graph.nodes import is_standard_domain, node_label
+from edgeattn.graph.nodes import is_standard_domain, node_label, standard_opset
 from edgeattn.graph.op import is_attention, spec_of_node
 
 # Shape inference reads the values of small integer tensors: shapes, axes, starts and ends.
@@ -41,7 +41,7 @@ class Probe:
     def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
         self._opsets = list(model.opset_import)
         self._ir_version = model.ir_version
-        self._versions = {o.domain or "": o.version for o in model.opset_import}
+        self._opset = standard_opset(model)
         self.producer = {name: node for node in model.graph.node for name in node.output if name}
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._types: dict[str, onnx.TypeProto] = {
@@ -137,7 +137,7 @@ class Probe:
             if name in self._known and self._is_small_integer(name):
                 data[name] = numpy_helper.from_array(self.value(name), name)
         try:
-            schema = defs.get_schema(node.op_type, self._versions[""], "")
+            schema = defs.get_schema(node.op_type, self._opset, "")
             inferred = shape_inference.infer_node_outputs(
                 schema, node, given, data, opset_imports=self._opsets, ir_version=self._ir_version
             )
@@ -166,7 +166,7 @@ class Probe:
             assert shape is not None
             return [np.array(int(np.prod(shape, dtype=np.int64)))]
         values = [self._stored(name) if name else None for name in node.input]
-        return run_node(node, values, self._versions[""])
+        return run_node(node, values, self._opset)
 
 
 def run_node(

@@ -27,9 +27,9 @@ from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.rewrite import Rewrite
 from edgeattn.graph.fusion.sizes import MOST_SIZES, input_sizes, is_static, more_input_sizes
 from edgeattn.graph.fusion.trial import compare
-from edgeattn.graph.nodes import is_standard, node_label
+from edgeattn.graph.nodes import is_standard, node_label, standard_opset
 from edgeattn.graph.op import OP_DOMAIN, OP_VERSION
-from edgeattn.graph.passes.raise_opset import raise_opset, standard_opset
+from edgeattn.graph.passes.raise_opset import raise_opset
 
 # A dynamic graph need not be looked at in sizes at which an attention has more logits.
 _MOST_LOGITS = 4_000_000

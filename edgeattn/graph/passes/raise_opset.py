@@ -10,15 +10,10 @@ import onnx
 from onnx import helper, version_converter
 
 from edgeattn.errors import GraphError, first_line
-from edgeattn.graph.nodes import is_standard_domain
+from edgeattn.graph.nodes import standard_opset
 
 # Axes, sizes and the like, which the conversion reads, are smaller.
 _LARGE_BYTES = 4096
-
-
-def standard_opset(model: onnx.ModelProto) -> int:
-    """Tell a graph's opset of the ONNX standard; 0 if it has none."""
-    return max((o.version for o in model.opset_import if is_standard_domain(o.domain)), default=0)
 
 
 def raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

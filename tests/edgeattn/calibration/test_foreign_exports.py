@@ -14,8 +14,8 @@ import edgeattn
 from edgeattn.artifacts import read_manifest
 from edgeattn.calibration.judge import OutputJudge
 from edgeattn.graph.files import load_graph
+from edgeattn.graph.nodes import standard_opset
 from edgeattn.graph.op import OP_TYPE, attention_nodes
-from edgeattn.graph.passes.raise_opset import standard_opset
 from edgeattn.graph.placement import RECIPES
 from tests.foreign_attention import CHANNELS, COLS, ROWS, windowed
 from tests.foreign_graphs import Exporter, export, images_of

@@ -24,10 +24,10 @@ from edgeattn.errors import ArtifactError, EngineError, GraphError
 from edgeattn.graph.compare import sqnr_db
 from edgeattn.graph.constants import subgraphs
 from edgeattn.graph.files import input_specs, load_graph
+from edgeattn.graph.nodes import standard_opset
 from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.ort_session import LIBRARIES_VARIABLE
 from edgeattn.graph.passes.fuse_window_attention import fuse_window_attention
-from edgeattn.graph.passes.raise_opset import standard_opset
 from edgeattn.graph.shapes import infer_types
 from edgeattn.graph.verify import run_graph
 from tests.custom_ops import compile_library, has_compiler

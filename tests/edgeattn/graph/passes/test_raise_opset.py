@@ -9,8 +9,8 @@ from onnx import helper, numpy_helper, parser
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.constants import subgraphs
-from edgeattn.graph.nodes import node_label
-from edgeattn.graph.passes.raise_opset import raise_opset, standard_opset
+from edgeattn.graph.nodes import node_label, standard_opset
+from edgeattn.graph.passes.raise_opset import raise_opset
 from edgeattn.graph.verify import run_graph
 
 OLD = """
