@@ -19,8 +19,6 @@ import signal
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +28,14 @@ from edgeattn.engine.host import usable_cores
 from edgeattn.engine.random_inputs import random_inputs
 from edgeattn.profiling.board.sampler import MAX_HZ, BoardSampler
 from edgeattn.profiling.bootstrap import median_interval
+from edgeattn.profiling.measure import Query, measure
 
 MOST_PERCENT = 1.0  # what the sampler may move the median by
 _WARM_UP_S = 1.0
 _ROUND = (signal.SIGSTOP, signal.SIGCONT, signal.SIGCONT, signal.SIGSTOP)
 
 
-def compare(query: Callable[[], object], rounds: int, seconds: float) -> dict[str, Any]:
+def compare(query: Query, rounds: int, seconds: float) -> dict[str, Any]:
     """Time a query beside a sampler that is stopped half of the time.
 
     Args:
@@ -72,19 +71,14 @@ def compare(query: Callable[[], object], rounds: int, seconds: float) -> dict[st
     }
 
 
-def _stretch(
-    query: Callable[[], object], seconds: float, recorder: int, way: signal.Signals
-) -> float:
+def _stretch(query: Query, seconds: float, recorder: int, way: signal.Signals) -> float:
     os.kill(recorder, way)
     return _median_ms(query, seconds)
 
 
-def _median_ms(query: Callable[[], object], seconds: float) -> float:
-    times, end = [], time.perf_counter() + seconds
-    while (begin := time.perf_counter()) < end:
-        query()
-        times.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(times)
+def _median_ms(query: Query, seconds: float) -> float:
+    measurement = measure(query, iterations=1, duration_s=seconds, warm_up_ms=0)
+    return statistics.median(measurement.latency_ms)
 
 
 def _with_interval(samples: list[float]) -> list[float]:
