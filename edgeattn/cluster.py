@@ -71,12 +71,12 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     return dict(description["workers"])
 
 
-def wait_for_first(
+def first_answers(
     client: Client,
     tasks: Collection[Future[Any]],
     has_worker: Callable[[], bool],
     patience_s: float,
-) -> Collection[Future[Any]]:
+) -> dict[Future[Any], Any]:
     """Wait for the first of some tasks, as long as there are workers for them.
 
     Args:
@@ -86,25 +86,54 @@ def wait_for_first(
         patience_s: How long there may be none, in seconds.
 
     Returns:
-        Those that have ended, well or not; none if there has been no worker for too long.
+        The results of those that have ended, or what they raised; none if there has been no worker
+        for too long.
 
     Raises:
         ConnectionError: If the client has lost its scheduler.
     """
     from distributed import TimeoutError as DaskTimeoutError
-    from distributed import wait
 
+    fetch_s = _LOOK_S
     last_seen_s = time.monotonic()
     while time.monotonic() - last_seen_s <= patience_s:
         try:
-            with client.as_current():
-                return wait(list(tasks), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
+            return _first_answers(client, tasks, fetch_s)
         except DaskTimeoutError:  # an OSError in some versions of Python
             if client.status == "closed":  # it has tried to connect again, in vain
                 raise ConnectionError("the scheduler does not answer") from None
             if has_worker():
                 last_seen_s = time.monotonic()
-    return []
+            fetch_s *= 2  # however slow the way is, an answer comes through
+    return {}
+
+
+def _first_answers(
+    client: Client, tasks: Collection[Future[Any]], fetch_s: float
+) -> dict[Future[Any], Any]:
+    """Do as `first_answers`, with a time after which to look for workers.
+
+    Raises:
+        distributed.TimeoutError: If none has ended by then, or no result could be fetched: it is
+            lost if its worker dies before, and the task begins anew.
+    """
+    from distributed import TimeoutError as DaskTimeoutError
+    from distributed import wait
+
+    with client.as_current():
+        ended = wait(list(tasks), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
+    answers: dict[Future[Any], Any] = {}
+    for task in ended:
+        failed = task.status == "error"
+        try:
+            answers[task] = task.result(timeout=fetch_s)
+        except Exception as err:
+            # What a task itself raised may be of this type too.
+            if failed or not isinstance(err, DaskTimeoutError):
+                answers[task] = err
+    if not answers:
+        raise DaskTimeoutError
+    return answers
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str]:

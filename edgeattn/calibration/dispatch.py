@@ -20,8 +20,8 @@ from edgeattn.cluster import (
     check_versions,
     check_workers,
     connect,
+    first_answers,
     package_versions,
-    wait_for_first,
     workers_of,
 )
 from edgeattn.errors import BoardError, EdgeAttnError, first_line
@@ -133,9 +133,9 @@ class Dispatch:
             EdgeAttnError: If a shard's samples cannot be calibrated with: that of the first shard.
         """
         answers = []
-        for future in self._wait(self._running):
+        for future, outcome in self._wait(self._running).items():
             shard = self._running.pop(future)
-            answer = self._answer(future, shard)
+            answer = self._checked(outcome, shard)
             if answer.error:
                 self._raise_first(answer.error, shard)
             answers.append(answer)
@@ -145,9 +145,9 @@ class Dispatch:
         """Raise the error of a shard, or of an earlier one: whichever worker is fastest."""
         for future, earlier in self._running.items():  # in the order of their numbers
             if earlier.number < shard.number:
-                self._wait([future])
-                if found := self._answer(future, earlier).error:
-                    raise found
+                answer = self._checked(self._wait([future])[future], earlier)
+                if answer.error:
+                    raise answer.error
         raise error
 
     def _workers(self) -> list[str]:
@@ -168,35 +168,33 @@ class Dispatch:
                 **placement,
             )
 
-    def _answer(self, future: Future[Observed], shard: _Shard) -> Observed:
-        """Take an answer that is there."""
+    def _checked(self, outcome: Observed | Exception, shard: _Shard) -> Observed:
+        """Refuse what a shard raised, and an answer of a worker with other packages."""
         from distributed import CancelledError
 
-        try:
-            answer: Observed = future.result()
-        except CancelledError as err:
-            raise self._lost() from err
-        except Exception as err:  # KilledWorker, or what no sample is at fault for
+        if isinstance(outcome, CancelledError):
+            raise self._lost() from outcome
+        if isinstance(outcome, Exception):  # KilledWorker, or what no sample is at fault for
             raise BoardError(
-                f"no worker finished {shard}: {first_line(err)}",
+                f"no worker finished {shard}: {first_line(outcome)}",
                 "look at the workers' logs; scheduler and workers need 'edgeattn[sweep]', and "
                 "memory for the graph",
-            ) from err
-        check_versions(answer.worker, answer.versions, self._versions)
-        return answer
+            ) from outcome
+        check_versions(outcome.worker, outcome.versions, self._versions)
+        return outcome
 
-    def _wait(self, futures: Collection[Future[Observed]]) -> Collection[Future[Observed]]:
-        """Wait for the first of some shards, as long as there are workers."""
+    def _wait(self, futures: Collection[Future[Observed]]) -> dict[Future[Observed], Any]:
+        """Wait for the first answers to some shards, as long as there are workers."""
         with self._connection():
-            done = wait_for_first(
+            answers = first_answers(
                 self._client, futures, lambda: bool(workers_of(self._client)), _PATIENCE_S
             )
-        if not done:
+        if not answers:
             raise BoardError(
                 f"the scheduler {self._scheduler} has had no worker for {_PATIENCE_S:g} s",
                 f"start workers and calibrate again; {_KEPT}",
             )
-        return done
+        return answers
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.artifacts import manifest_path, read_json, write_json
-from edgeattn.cluster import check_workers, connect, wait_for_first, workers_of
+from edgeattn.cluster import check_workers, connect, first_answers, workers_of
 from edgeattn.errors import BoardError, first_line
 from edgeattn.graph.files import graph_files
 from edgeattn.sweep.cases import Case
@@ -94,14 +94,14 @@ class _Dispatch:
                 waiting.remove(free[0])
                 self._send(free[0])
                 continue
-            done = wait_for_first(self._client, self._running, self._has_worker, _PATIENCE_S)
-            if not done:
+            answers = first_answers(self._client, self._running, self._has_worker, _PATIENCE_S)
+            if not answers:
                 raise BoardError(
                     f"no worker has offered {self._wanted()} for {_PATIENCE_S:g} s",
                     f"start one again; {_GO_ON}",
                 )
-            for future in done:
-                self._receive(future)
+            for future, answer in answers.items():
+                self._receive(future, answer)
 
     def _has_worker(self) -> bool:
         """Tell whether a worker is there for a case that was sent; say so once if none is."""
@@ -138,20 +138,16 @@ class _Dispatch:
         )
         self._running[future] = (case, seconds)
 
-    def _receive(self, future: Future[Any]) -> None:
+    def _receive(self, future: Future[Any], answer: dict[str, Any] | Exception) -> None:
         case, seconds = self._running.pop(future)
-        try:
-            answer = future.result()
-        except CancelledError:  # by a scheduler that is gone: no row, so that the case runs again
-            raise
-        except Exception as err:  # whatever becomes of a worker: KilledWorker, a lost connection
-            message = f"no worker finished the case: {first_line(err)}"
-            hint = "look at the workers' logs"
+        if isinstance(answer, CancelledError):  # by a scheduler that is gone: no row, to run again
+            raise answer
+        if isinstance(answer, Exception):  # whatever becomes of a worker: KilledWorker, a lost link
             answer = {
                 "error": {
-                    "kind": type(err).__name__,
-                    "message": message,
-                    "hint": hint,
+                    "kind": type(answer).__name__,
+                    "message": f"no worker finished the case: {first_line(answer)}",
+                    "hint": "look at the workers' logs",
                     "step": "measure",
                 }
             }

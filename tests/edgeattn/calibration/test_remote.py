@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import logging
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,24 +30,11 @@ from edgeattn.calibration.table import CalibTable
 from edgeattn.cli.main import run
 from edgeattn.errors import BoardError, DataError, GraphError, SpecError
 from edgeattn.graph.files import save_graph
+from tests.clusters import local_cluster
 from tests.graphs import save
 from tests.quantization import block, floats, with_weights
 
 X = floats(21, 4, 8)
-
-
-@contextlib.contextmanager
-def local_cluster(workers: int = 2, **options) -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=":0",
-        silence_logs=logging.CRITICAL,
-        **options,
-    ) as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +56,10 @@ def content(graph: Path, data, **options) -> bytes:
 def answers(monkeypatch) -> list:
     """What the workers answered, in the order in which it was merged."""
     seen = []
-    answer = Dispatch._answer
-    monkeypatch.setattr(Dispatch, "_answer", lambda *given: seen.append(answer(*given)) or seen[-1])
+    checked = Dispatch._checked
+    monkeypatch.setattr(
+        Dispatch, "_checked", lambda *given: seen.append(checked(*given)) or seen[-1]
+    )
     return seen
 
 
@@ -244,46 +231,48 @@ def test_data_that_cannot_be_read_fails_as_it_does_here(cluster, graph, tmp_path
 # What becomes of workers.
 
 
-def kill_one_at_work(cluster: LocalCluster) -> int:
-    """Kill a worker that has a shard in its hands; returns its process."""
+@contextlib.contextmanager
+def killing(cluster: LocalCluster, after: int, at_most: int = 1) -> Iterator[tuple]:
+    """Kill workers that have a shard in their hands, once so many samples are on their way.
+
+    Yields:
+        A progress callback, which looks once whenever it is called, and the processes killed.
+    """
     with Client(cluster.scheduler_address, set_as_default=False) as client:
-        pids = client.run(os.getpid)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            for address, tasks in client.processing().items():
-                if tasks:
-                    os.kill(pids[address], signal.SIGKILL)
-                    return pids[address]
-    raise AssertionError("no worker had anything to do")
+        pids, killed = client.run(os.getpid), []
 
+        def progress(done, total, what):
+            if what != "calibrating" or done < after or len(killed) == at_most:
+                return
+            at_work = [address for address, tasks in client.processing().items() if tasks]
+            if at_work:
+                if at_work[0] not in pids:  # was started since
+                    pids.update(client.run(os.getpid))
+                killed.append(pids[at_work[0]])
+                os.kill(killed[-1], signal.SIGKILL)
 
-def killing(cluster: LocalCluster, after: int, killed: list[int]):
-    """A progress callback that kills a worker once so many samples are on their way."""
-
-    def progress(done, total, what):
-        if what == "calibrating" and done >= after and not killed:
-            killed.append(kill_one_at_work(cluster))
-
-    return progress
+        yield progress, killed
 
 
 def test_a_killed_worker_costs_no_sample_and_counts_none_twice(graph):
-    x = floats(120, 4, 8)
+    x = floats(600, 4, 8)
     expected = content(graph, x, method="entropy")  # has how many values were seen
-    with local_cluster() as cluster:
-        killed: list[int] = []
-        progress = killing(cluster, 60, killed)
-        options = {"scheduler": cluster.scheduler_address, "shards": 40, "progress": progress}
+    with local_cluster() as cluster, killing(cluster, 60) as (progress, killed):
+        options = {"scheduler": cluster.scheduler_address, "shards": 200, "progress": progress}
         assert content(graph, x, method="entropy", **options) == expected
         assert len(killed) == 1
 
 
 def test_samples_that_no_worker_survives_are_an_error(graph):
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), local_cluster() as cluster:
-        options = {"scheduler": cluster.scheduler_address, "shards": 50}
-        progress = killing(cluster, 100, [])
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        local_cluster() as cluster,
+        # Again, where a worker had ended its shard just before.
+        killing(cluster, 100, at_most=10) as (progress, _),
+    ):
+        options = {"scheduler": cluster.scheduler_address, "shards": 150}
         with pytest.raises(BoardError, match=r"no worker finished 4 samples, sample \d+ of an arr"):
-            calibrate(graph, floats(200, 4, 8), method="mse", progress=progress, **options)
+            calibrate(graph, floats(600, 4, 8), method="mse", progress=progress, **options)
 
 
 def test_a_cluster_without_workers_is_refused_and_one_that_loses_them_not_waited_for(

@@ -25,6 +25,7 @@ from tests.edgeattn.sweep.sweeps import PRODUCT, write_network, write_sweep
 
 FLOATS = PRODUCT.replace('["fp32", "int8"]', '["fp32"]')
 TWELVE = FLOATS.replace("[1, 3]", str(list(range(1, 13))))
+AT_ONCE = 2  # what a worker is sent, all of which may have ended when it is looked at
 
 
 class Cluster:
@@ -104,18 +105,11 @@ def test_cases_run_on_the_workers_that_have_their_board(tmp_path, cluster):
 
 def test_a_case_takes_what_its_graphs_and_its_worker_took_not_what_it_waited(tmp_path):
     case, *_ = expand(read_spec(write_sweep(tmp_path, FLOATS)))
-
-    class Done:
-        """A double of Dask's future that has its result at once."""
-
-        def result(self):
-            return {"result": {"figures": {}}, "seconds": 2.5}
-
     rows = []
     dispatch = _Dispatch(None, Workbench(tmp_path, tmp_path), rows.append, {"": 1})
-    future = Done()
+    future = object()
     dispatch._running[future] = (case, 0.5)
-    dispatch._receive(future)
+    dispatch._receive(future, {"result": {"figures": {}}, "seconds": 2.5})
     assert [(row["status"], row["seconds"]) for row in rows] == [("ok", 3.0)]
 
 
@@ -151,7 +145,7 @@ def test_a_scheduler_that_is_not_there_is_an_error(tmp_path, monkeypatch):
 
 def test_a_scheduler_that_is_lost_is_an_error_and_fails_no_case(tmp_path, cluster):
     cluster.add_worker()
-    spec = write_sweep(tmp_path, FLOATS)
+    spec = write_sweep(tmp_path, TWELVE)
 
     def lose_the_scheduler(done, total, label):
         if done == 1:
@@ -160,8 +154,9 @@ def test_a_scheduler_that_is_lost_is_an_error_and_fails_no_case(tmp_path, cluste
     with pytest.raises(BoardError, match=r"the Dask scheduler at \S+ was lost") as error:
         run_sweep(spec, scheduler=cluster.address, progress=lose_the_scheduler)
     assert "--resume" in error.value.hint
-    (row,) = read_rows(tmp_path / "sweep" / "results.jsonl")
-    assert row["error"] is None  # the other case has none: it runs again
+    rows = read_rows(tmp_path / "sweep" / "results.jsonl")
+    assert 1 <= len(rows) <= AT_ONCE
+    assert {row["error"] for row in rows} == {None}  # the other cases have none: they run again
 
 
 def test_a_board_that_does_not_come_back_is_waited_for_and_then_an_error(
@@ -170,7 +165,7 @@ def test_a_board_that_does_not_come_back_is_waited_for_and_then_an_error(
     monkeypatch.setattr("edgeattn.cluster._LOOK_S", 0.1)
     monkeypatch.setattr("edgeattn.sweep.remote._PATIENCE_S", 1.0)
     worker = cluster.add_worker("--resources", "orin-nano=1")
-    text = FLOATS.replace("[models", 'boards = ["orin-nano"]\n[models', 1)
+    text = TWELVE.replace("[models", 'boards = ["orin-nano"]\n[models', 1)
     spec = write_sweep(tmp_path, text)
 
     def lose_the_board(done, total, label):
@@ -182,8 +177,9 @@ def test_a_board_that_does_not_come_back_is_waited_for_and_then_an_error(
     assert "--resume" in error.value.hint
     warnings = [text for text in caplog.messages if "no worker offers orin-nano now" in text]
     assert len(warnings) == 1
-    (row,) = read_rows(tmp_path / "sweep" / "results.jsonl")
-    assert row["error"] is None
+    rows = read_rows(tmp_path / "sweep" / "results.jsonl")
+    assert 1 <= len(rows) <= AT_ONCE
+    assert {row["error"] for row in rows} == {None}
 
 
 def test_a_graph_travels_with_its_weights_wherever_they_stand(tmp_path):
