@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 
-from tests.graphs import from_text
+from tests.graphs import classifier, from_text
 
 ROWS, COLS, CHANNELS, HEADS, WINDOW, SHIFT = 6, 9, 8, 2, 3, 1
 WINDOWS = (ROWS // WINDOW) * (COLS // WINDOW)
@@ -59,6 +61,13 @@ _SHAPES = {
     "uncut": (1, ROWS // WINDOW, COLS // WINDOW, WINDOW, WINDOW, CHANNELS),
     "map": (1, ROWS, COLS, CHANNELS),
 }
+
+
+def save_graphs(folder: Path) -> None:
+    """Write `swin.onnx`, all windows; `mixed.onnx`, one of three without; `plain.onnx`, none."""
+    onnx.save(windowed(), folder / "swin.onnx")
+    onnx.save(windowed(blocks=3, last_is_global=True), folder / "mixed.onnx")
+    onnx.save(classifier(), folder / "plain.onnx")
 
 
 def _block(p: str, x: str, shift: int, *, whole: bool) -> list[str]:

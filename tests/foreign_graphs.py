@@ -94,6 +94,8 @@ class FirstTensor(nn.Module):
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     """Draw every parameter anew: fresh models have biases and tables of zero, which hide errors."""
     generator = torch.Generator().manual_seed(seed)
+    norms = [each for each in model.modules() if "Norm" in type(each).__name__]
+    scales = {id(norm.weight) for norm in norms if getattr(norm, "weight", None) is not None}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -102,9 +104,24 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
             elif "bias_table" in name:
                 parameter.copy_(noise)
             elif parameter.ndim < 2:
-                parameter.copy_(0.3 * noise + (1.0 if "norm" in name and "weight" in name else 0.0))
+                parameter.copy_(0.3 * noise + (1.0 if id(parameter) in scales else 0.0))
             else:
                 parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+    return model.eval()
+
+
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give batch norms the statistics of some images.
+
+    Without, what an image says of random weights fades from layer to layer, until next to nothing
+    of the output depends on it.
+    """
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(images)
     return model.eval()
 
 

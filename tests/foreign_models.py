@@ -197,6 +197,62 @@ def timm_maxvit(
     return ForeignModel(build, attentions, even, None)
 
 
+def torchvision_maxvit(
+    dims: Sequence[int], partition: int, even: Size, head_dim: int
+) -> ForeignModel:
+    """torchvision's MaxViT, which stays cut in windows from each attention to its MLP."""
+
+    def build(size: Size) -> nn.Module:
+        module = pytest.importorskip("torchvision.models.maxvit")
+        model = module.MaxVit(
+            input_size=size,
+            stem_channels=dims[0],
+            partition_size=partition,
+            block_channels=list(dims),
+            block_layers=[1] * len(dims),
+            head_dim=head_dim,
+            stochastic_depth_prob=0.0,
+            num_classes=5,
+        )
+        return FirstTensor(randomized(model))
+
+    def attentions(size: Size) -> list[Expected]:
+        window = (partition, partition)
+        return [
+            Expected(window, window, (0, 0), dim // head_dim)
+            for dim in dims
+            for _ in ("window", "grid")
+        ]
+
+    return ForeignModel(build, attentions, even, None)
+
+
+def timm_tiny_vit(
+    dims: Sequence[int], heads: Sequence[int], windows: Sequence[int], even: Size, odd: Size
+) -> ForeignModel:
+    """timm's TinyViT, which normalizes the tokens of its windows, padded ones among them."""
+
+    def build(_: Size) -> nn.Module:
+        module = pytest.importorskip("timm.models.tiny_vit")
+        model = module.TinyVit(
+            embed_dims=tuple(dims),
+            depths=(1,) * len(dims),
+            num_heads=tuple(heads),
+            window_sizes=tuple(windows),
+            num_classes=5,
+        )
+        return FirstTensor(randomized(model))
+
+    def attentions(size: Size) -> list[Expected]:
+        maps = stage_maps(size, 4, len(dims))
+        return [
+            Expected(map_size, (window, window), (0, 0), num_heads)
+            for map_size, num_heads, window in zip(maps[1:], heads[1:], windows[1:], strict=True)
+        ]
+
+    return ForeignModel(build, attentions, even, odd)
+
+
 _TWO_STAGES = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
 _HF = {**_TWO_STAGES, "patch_size": 2, "window_size": 4}
 _TORCHVISION = {**_TWO_STAGES, "patch_size": 2, "window_size": (4, 4), "num_classes": 5}
@@ -232,6 +288,8 @@ SMALL_MODELS: dict[str, ForeignModel] = {
     "timm-maxvit-3hd": timm_maxvit(
         (16, 32), (1, 1), (4, 3), (64, 72), dim_head=8, head_first=False, rel_pos_type="bias_tf"
     ),
+    "torchvision-maxvit": torchvision_maxvit((16, 32), 4, (64, 64), head_dim=8),
+    "timm-tiny-vit": timm_tiny_vit((16, 16, 32), (2, 2, 4), (4, 4, 2), (64, 96), (72, 88)),
 }
 
 _TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
@@ -262,6 +320,9 @@ REAL_MODELS: dict[str, ForeignModel] = {
     ),
     "timm-maxvit-tiny": timm_maxvit(
         (64, 128, 256, 512), (2, 2, 5, 2), (7, 7), (224, 224), dim_head=32
+    ),
+    "timm-tiny-vit-5m": timm_tiny_vit(
+        (64, 128, 160, 320), (2, 4, 5, 10), (7, 7, 14, 7), (224, 224), (236, 204)
     ),
 }
 

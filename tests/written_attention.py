@@ -45,7 +45,7 @@ class Writing:
         mode: `block` or `grid`.
         heads: Number of heads, of `head_dim` channels.
         roll_first: Whether the map is rolled before it is padded.
-        roll: `slice` or `gather`.
+        roll: `slice`, `gather`, or `slices_of_none`: a roll by 0 is written out too.
         partition: `reshape`, `gather` (of tokens) or `split` (and stacked).
         projection: `packed`, `head_major`, `three`, or `packed_before` (the tokens are moved).
         scale: `query`, `logits` or `both`.
@@ -180,7 +180,7 @@ class Writer:
     def roll(self, x: Value, axis: int, shift: int, spelling: str) -> Value:
         """Take what is `shift` further, around the end."""
         size = x.shape[axis]
-        if shift % size == 0:
+        if shift % size == 0 and spelling != "slices_of_none":
             return x
         if spelling == "gather":
             return self.gather(x, axis, (np.arange(size) + shift) % size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +107,11 @@ def quantize(
             go with the precision.
         TableError: If the table is malformed, of another graph, or has no channels to balance.
     """
-    for what, value, known in (
-        ("precision", precision, PRECISIONS),
-        ("recipe", recipe, RECIPES),
-    ):
-        if value not in known:
-            raise SpecError(
-                f"the {what} is {value!r}; this version supports {', '.join(known)}",
-                f"use {what} {known[0]}",
-            )
+    check_precision(precision, table=table)
+    _check_known("recipe", recipe, RECIPES)
     is_int8, half = precision.startswith("int8"), _HALF_TYPES.get(precision.removeprefix("int8+"))
     _check_options(
         precision,
-        table=table,
         balance=balance,
         correct_bias=correct_bias,
         data=data,
@@ -229,26 +221,46 @@ def quantize(
     return output
 
 
+def check_precision(precision: str, *, table: Path | str | None) -> None:
+    """Refuse a precision that nobody can write into a graph, before it is read.
+
+    Args:
+        precision: As `quantize` takes it.
+        table: The graph's calibration table; `None` if there is none.
+
+    Raises:
+        SpecError: If it is unknown, or needs a table.
+    """
+    _check_known("precision", precision, PRECISIONS)
+    if precision.startswith("int8") and table is None:
+        raise SpecError(
+            f"the precision {precision} needs a calibration table",
+            "make one with edgeattn calibrate, or use fp16 or bf16",
+        )
+
+
+def _check_known(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SpecError(
+            f"the {what} is {value!r}; this version supports {', '.join(known)}",
+            f"use {what} {known[0]}",
+        )
+
+
 def _check_options(
     precision: str,
     *,
-    table: Any,
     balance: float | None,
     correct_bias: bool,
     data: Any,
     half_io: bool,
 ) -> None:
-    """Refuse options that the precision has no use for, and INT8 without a table.
+    """Refuse options that the precision has no use for.
 
     Raises:
         SpecError: It names the option.
     """
     if precision.startswith("int8"):
-        if table is None:
-            raise SpecError(
-                f"the precision {precision} needs a calibration table",
-                "make one with edgeattn calibrate, or use fp16 or bf16",
-            )
         if correct_bias and data is None:
             raise SpecError(
                 "biases are corrected by running data, and there is none",

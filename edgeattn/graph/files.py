@@ -18,12 +18,15 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from edgeattn.artifacts import Manifest, atomic_artifact, open_for_reading, sha256_of_file
 from edgeattn.errors import ArtifactError, GraphError
+from edgeattn.graph.parts import write_in_parts
 from edgeattn.inputs import ImagePreprocess, InputSpec
 
 MANIFEST_KEY = "edgeattn.manifest"
 
 # Protobuf refuses messages of 2 GiB; the rest of the graph needs some room.
 MAX_INLINE_BYTES = 2_000_000_000
+# What is larger is written in parts.
+_AT_ONCE_BYTES = 1 << 27
 
 _DTYPES_BEYOND_NUMPY: dict[int, str] = {
     onnx.TensorProto.UNDEFINED: "unknown",
@@ -155,6 +158,9 @@ def save_graph(model: onnx.ModelProto, path: Path | str, manifest: Manifest) -> 
     with atomic_artifact(path, manifest, *beside) as (file, *data):
         if data:
             write_graph(model, file, data[0], beside[0])
+        elif weights_bytes(model) > _AT_ONCE_BYTES:
+            with file.open("wb") as stream:
+                write_in_parts(model, stream)
         else:
             file.write_bytes(model.SerializeToString(deterministic=True))
     return path

@@ -12,6 +12,7 @@ from edgeattn.artifacts import Manifest, Parent, check_writable
 from edgeattn.errors import ArtifactError, GraphError
 from edgeattn.graph.files import embedded_manifest, graph_sha256, load_graph, save_graph
 from edgeattn.graph.fuse_report import fuse_report, told_reasons
+from edgeattn.graph.fusion.found import GlobalChoice
 from edgeattn.graph.passes.fuse_window_attention import fuse_window_attention
 
 Progress = Callable[[int, "int | None", str], None]
@@ -22,7 +23,7 @@ def fuse(
     graph: Path | str,
     output: Path | str | None = None,
     *,
-    global_attention: bool = False,
+    global_attention: bool | GlobalChoice = False,
     require_all: bool = False,
     dry_run: Literal[False] = False,
     progress: Progress | None = None,
@@ -34,7 +35,7 @@ def fuse(
     graph: Path | str,
     output: Path | str | None = None,
     *,
-    global_attention: bool = False,
+    global_attention: bool | GlobalChoice = False,
     require_all: bool = False,
     dry_run: Literal[True],
     progress: Progress | None = None,
@@ -45,7 +46,7 @@ def fuse(
     graph: Path | str,
     output: Path | str | None = None,
     *,
-    global_attention: bool = False,
+    global_attention: bool | GlobalChoice = False,
     require_all: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -59,8 +60,9 @@ def fuse(
         graph: Any ONNX file.
         output: The graph to write; by default `NAME.fused.onnx` beside `NAME.onnx`.
         global_attention: Take attention of every token to every token too, as one window of the
-            whole map. An engine that fuses it by itself may be faster.
-        require_all: Refuse to leave an attention as it is.
+            whole map. An engine that fuses it by itself may be faster; a choice decides for each
+            (`edgeattn.engine.tensorrt.global_attention.choice_for_target`).
+        require_all: Refuse to leave an attention as it is, for whatever reason.
         dry_run: Write nothing.
         progress: Called with steps done, their number, and the step at hand.
 
@@ -85,9 +87,10 @@ def fuse(
             progress(done, 3, what)
 
     step(0, "reading")
+    parents = {"graph": Parent(graph.name, graph_sha256(graph))}  # before memory holds the graph
     model = load_graph(graph)
     step(1, "fusing")
-    fusion = fuse_window_attention(model, global_attention=global_attention)
+    fusion = fuse_window_attention(model, global_attention=global_attention, in_place=True)
     report = fuse_report(fusion)
     if require_all and report["left"]:
         raise GraphError(
@@ -95,7 +98,8 @@ def fuse(
             f"{told_reasons(report)}",
             "edgeattn fuse --explain lists them; without --require-all the others are fused",
         )
-    manifest = _manifest(fusion.model, graph, report, {"global_attention": global_attention})
+    asked = global_attention if isinstance(global_attention, bool) else "chosen"
+    manifest = _manifest(fusion.model, graph, parents, report, {"global_attention": asked})
     if dry_run:
         return manifest
     step(2, "writing")
@@ -116,13 +120,17 @@ def write_fused(model: onnx.ModelProto, graph: Path, output: Path, report: dict[
     Raises:
         ArtifactError: If the folder is not writable.
     """
-    return save_graph(model, output, _manifest(model, graph, report, {}))
+    parents = {"graph": Parent(graph.name, graph_sha256(graph))}
+    return save_graph(model, output, _manifest(model, graph, parents, report, {}))
 
 
 def _manifest(
-    model: onnx.ModelProto, graph: Path, report: dict[str, Any], options: dict[str, Any]
+    model: onnx.ModelProto,
+    graph: Path,
+    parents: dict[str, Parent],
+    report: dict[str, Any],
+    options: dict[str, Any],
 ) -> Manifest:
     source = embedded_manifest(model, str(graph))
     inherited = source.options if source else {}  # the inputs' preprocessing among them
-    parents = {"graph": Parent(graph.name, graph_sha256(graph))}
     return Manifest("graph", parents, options=inherited | options, report=report)

@@ -19,7 +19,8 @@ def fuse_report(fusion: Fusion) -> Report:
     Returns:
         `found`, `fused` and `left`, which count attentions; `nodes_before` and `nodes_after`;
         `max_error`, the largest relative error of a rewrite on random inputs, `None` without one;
-        `attentions`, each in the graph's order with what it computes or why it was left.
+        `attentions`, each in the graph's order with what it computes, and the reason why it was
+        left, or why attention of all tokens to all was fused.
     """
     errors = [found.error for found in fusion.fused if found.error is not None]
     return {
@@ -77,12 +78,15 @@ def fusion_line(report: Mapping[str, Any]) -> str:
     if report["fused"]:
         line += f", {report['nodes_before']} nodes became {report['nodes_after']}"
         line += f", relative error at most {report['max_error']:.2g}"
+    chosen = told_reasons(report, fused=True)
+    line += f"; of all tokens to all: {chosen}" if chosen else ""
     return f"{line}; left as written: {told_reasons(report)}" if report["left"] else line
 
 
-def told_reasons(report: Mapping[str, Any]) -> str:
-    """Tell the most frequent reasons why attentions were left, each with its count."""
-    counts = Counter(each["reason"] for each in report["attentions"] if not each["fused"])
+def told_reasons(report: Mapping[str, Any], *, fused: bool = False) -> str:
+    """Tell the most frequent reasons why attentions were left, or fused, each with its count."""
+    reasons = (each["reason"] for each in report["attentions"] if each["fused"] == fused)
+    counts = Counter(filter(None, reasons))
     told = [f"{reason} ({count})" for reason, count in counts.most_common(_TOLD_REASONS)]
     more = len(counts) - len(told)
     return "; ".join(told) + (f"; and {more} more, see edgeattn fuse --explain" if more else "")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from typing import Any
 
 import onnx
+from onnx import helper
 
 from edgeattn.errors import SpecError
 from edgeattn.graph.constants import Constants
@@ -32,6 +34,11 @@ def is_standard(node: onnx.NodeProto, *op_types: str) -> bool:
 def node_label(node: onnx.NodeProto) -> str:
     """Name a node; after its first output if it has no name of its own."""
     return str(node.name or node.output[0])
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Read an attribute of a node; the default if it has none of the name."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def check_node_names(graph: onnx.GraphProto, keep_float: Collection[str]) -> None:

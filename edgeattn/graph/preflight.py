@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from onnx import TensorProto, helper
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.files import load_graph
+from edgeattn.graph.names import name_nodes
 from edgeattn.graph.op import OP_DOMAIN, OP_TYPE, attention_nodes, make_attention_node, spec_of_node
+from edgeattn.graph.passes.pad_heads import PaddedGraph, pad_heads
 from edgeattn.graph.shapes import infer_types
 from edgeattn.graph.verify import run_graph
-from edgeattn.plugin.check import LibraryCheck, PluginNode, check_library
+from edgeattn.plugin.check import Finding, LibraryCheck, PluginNode, check_library
 from edgeattn.plugin.driver import local_architectures
 from edgeattn.plugin.elf import read_library
 from edgeattn.plugin.trial import Trial
@@ -33,6 +36,7 @@ _MAX_TRIAL_TOKENS = 40
 def check_plugin(library: Path, graph: Path | None = None, *, load: bool = True) -> LibraryCheck:
     """Check a library, and the attention nodes of a graph against it.
 
+    Nodes are looked at as a build for the plugin writes them: with heads padded to what it takes.
     Where there is a GPU, or the library is the emulator, attentions run in it too, the graph's or a
     few that use every part of the operator; the results are compared with ONNX Runtime's.
 
@@ -47,13 +51,25 @@ def check_plugin(library: Path, graph: Path | None = None, *, load: bool = True)
         GraphError: If the graph cannot be read, or holds no attention node.
         MissingDependencyError: If pyelftools is not installed.
     """
-    nodes = plugin_nodes(load_graph(graph)) if graph else []
+    padded = _with_padded_heads(load_graph(graph)) if graph else None
+    nodes = plugin_nodes(padded.model) if padded else []
     if graph and not nodes:
         raise GraphError(f"{graph} holds no attention node", "was it exported with --portable?")
     info = read_library(library).build_info or {}
     can_run = load and (info.get("kind") == "emulator" or bool(local_architectures()))
     trials = make_trials(nodes or _SELF_TEST) if can_run else []
-    return check_library(library, nodes, trials, load=load)
+    checked = check_library(library, nodes, trials, load=load)
+    notes = padded.padded.values() if padded else ()
+    heads = [Finding(f"heads of {each.node}", "note", str(each)) for each in notes]
+    return replace(checked, findings=(*checked.findings, *heads))
+
+
+def _with_padded_heads(model: onnx.ModelProto) -> PaddedGraph:
+    name_nodes(model.graph)
+    try:
+        return pad_heads(model)
+    except GraphError:  # of a malformed node, which is to be listed beside the others
+        return PaddedGraph(model, {}, ())
 
 
 def plugin_nodes(model: onnx.ModelProto) -> list[PluginNode]:

@@ -8,7 +8,7 @@ numbers; otherwise the unsimplified graph is kept and the reason told.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from edgeattn.errors import first_line
 from edgeattn.graph.files import MAX_INLINE_BYTES, value_dtype, value_shape, weights_bytes
 from edgeattn.graph.op import attention_nodes, spec_of_node
 from edgeattn.graph.verify import relative_error, run_graph
+from edgeattn.inputs import Dim
+
+Tensor = tuple[str, str, tuple[Dim, ...]]
 
 # Simplifying reorders sums at most; anything larger is a change of meaning.
 MAX_RELATIVE_ERROR = 1e-4
@@ -87,13 +90,14 @@ def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
 
 def _first_difference(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
     """Name the first thing that simplifying must keep and did not; empty if all is kept."""
+    free = {dim for value in before.graph.input for dim in value_shape(value)}
     for what in ("input", "output"):
-        tensors = [
-            [(v.name, value_dtype(v), value_shape(v)) for v in getattr(model.graph, what)]
+        given, made = (
+            [(str(v.name), value_dtype(v), value_shape(v)) for v in getattr(model.graph, what)]
             for model in (before, after)
-        ]
-        if tensors[0] != tensors[1]:
-            return f"onnxsim changed the {what}s from {tensors[0]} to {tensors[1]}"
+        )
+        if not _are_same(given, made, free):
+            return f"onnxsim changed the {what}s from {given} to {made}"
     specs = [
         Counter(spec_of_node(node) for node in attention_nodes(model)) for model in (before, after)
     ]
@@ -103,6 +107,20 @@ def _first_difference(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
             f"{specs[1].total()} after"
         )
     return ""
+
+
+def _are_same(before: Sequence[Tensor], after: Sequence[Tensor], free: Container[Dim]) -> bool:
+    """Compare tensors; exporters name axes of outputs whose size only the simplifier works out."""
+    if [tensor[:2] for tensor in before] != [tensor[:2] for tensor in after]:
+        return False
+    return all(
+        len(shape) == len(other)
+        and all(
+            a == b or (isinstance(a, str) and isinstance(b, int) and a not in free)
+            for a, b in zip(shape, other, strict=True)
+        )
+        for (*_, shape), (*_, other) in zip(before, after, strict=True)
+    )
 
 
 def _numeric_difference(

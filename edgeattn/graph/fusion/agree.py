@@ -31,7 +31,8 @@ def agree(matches: Sequence[Match]) -> Match:
         same = (
             first.tokens == other.tokens
             and first.is_projected == other.is_projected
-            and first.has_rows == other.has_rows
+            and first.layout == other.layout
+            and first.norms == other.norms
             and first.projections == other.projections
             and first.window_size == other.window_size
             and first.mode == other.mode
@@ -42,6 +43,8 @@ def agree(matches: Sequence[Match]) -> Match:
         )
         if not same:
             raise UnrecognisedError("its windows depend on the size of the map")
+        if first.layout == "list" and first.size != other.size:
+            raise UnrecognisedError("its tokens are a list, and no tensor tells how long a row is")
         common = {output.name for output in other.outputs}
         outputs = tuple(output for output in first.outputs if output.name in common)
         if not outputs:
@@ -53,7 +56,7 @@ def agree(matches: Sequence[Match]) -> Match:
             shift_size=(_told(*rows), _told(*cols)),
             order=_told(first.order, other.order),
             pad_mode=_told(first.pad_mode, other.pad_mode),
-            pads_projected=other.pads_projected if first.pad_mode is None else first.pads_projected,
+            pads=other.pads if first.pad_mode is None else first.pads,
             mask_value=_told(first.mask_value, other.mask_value),
         )
     return first
@@ -61,7 +64,7 @@ def agree(matches: Sequence[Match]) -> Match:
 
 def is_untold(match: Match) -> bool:
     """Tell whether other sizes may tell something of a map that these did not."""
-    is_map = match.has_rows and 0 not in match.window_size
+    is_map = match.layout == "map" and 0 not in match.window_size
     return is_map and (is_padding_untold(match) or None in match.shift_size)
 
 

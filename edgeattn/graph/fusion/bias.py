@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.graph.fusion.found import UnrecognisedError
-from edgeattn.graph.fusion.moves import PAD
-from edgeattn.graph.fusion.windows import PlacedWindows
+from edgeattn.graph.fusion.logits import Logits
+from edgeattn.graph.fusion.runs import PAD
+from edgeattn.graph.fusion.windows import PlacedWindows, Windows
 
 # Sums of a bias and a mask are rounded; exporters add both in single precision.
 _TOLERANCE = 2e-6
 # The lowest number of half precision: what is masked by it or less has no probability left.
 _NO_PROBABILITY = -65504.0
+_AT_ONCE = 1 << 22  # logits to look at: a few dozen megabytes
 _LOWEST = -1e30  # in the place of minus infinity, of which there are no differences
 
 
@@ -35,13 +37,13 @@ class Bias:
 
 
 def split_bias(
-    added: NDArray[np.float64], placed: PlacedWindows, head: NDArray[np.int64], num_heads: int
+    logits: Logits, placed: PlacedWindows, head: NDArray[np.int64], num_heads: int
 ) -> Bias:
     """Take apart what is added to the logits.
 
     Args:
-        added: `[rows, places, places]`: to the logit of each query and key.
-        placed: Windows of the rows.
+        logits: What is added to the logit of each query and key.
+        placed: Windows of its rows.
         head: `[rows]`: head of each row.
         num_heads: Number of heads.
 
@@ -52,31 +54,79 @@ def split_bias(
     rows, cols = windows.window_size
     y, x = np.divmod(np.arange(rows * cols), cols)
     entry = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
-    label, token = windows.label[placed.window], windows.tokens[placed.window]
-    sees = label[:, :, None] == label[:, None, :]
-    real = token != PAD
-    added = np.maximum(added, _LOWEST)
-    at_pads = real[:, :, None] & ~real[:, None, :]
-    masked_pads = added[sees & at_pads]
-    masks_pads = bool(masked_pads.size and (masked_pads <= _NO_PROBABILITY).all())
-    # What a padded token asks is cut off; what it answers counts, unless it is masked.
-    counts = real[:, :, None] & (real[:, None, :] if masks_pads else True)
-    plain, apart = sees & counts, ~sees & counts
+    is_whole = (windows.label == windows.label[:, :1]).all(1) & (windows.tokens != PAD).all(1)
+    whole = is_whole[placed.window]
+    if not logits.is_anything_added() and whole.all():
+        return Bias(None, -math.inf, masks_pads=False)
     tables = np.full((num_heads, (2 * rows - 1) * (2 * cols - 1)), np.nan)
     for number in range(num_heads):
-        mine = head == number
-        chosen = plain[mine]
-        tables[number, np.broadcast_to(entry, chosen.shape)[chosen]] = added[mine][chosen]
-    expected = tables[head][:, entry]
-    scale = max(1.0, float(np.abs(tables[np.isfinite(tables)]).max(initial=0.0)))
-    if not _close(added[plain], expected[plain], scale):
-        raise UnrecognisedError("what is added to its logits is no table of relative positions")
-    mask_value = _mask_value((added - expected)[apart], scale)
+        first = np.flatnonzero(whole & (head == number))[:1]
+        if len(first):
+            tables[number, entry] = np.maximum(logits.added(first)[0], _LOWEST)
+    cut = np.flatnonzero(~whole)
+    mask_value, masks_pads = _read_cut_windows(
+        logits.added(cut), placed.window[cut], head[cut], windows, entry, tables
+    )
+    scale = _scale(tables)
+    for number in range(num_heads):
+        mine = np.flatnonzero(whole & (head == number))
+        for some in np.array_split(mine, -(-mine.size * entry.size // _AT_ONCE) or 1):
+            if not _close(np.maximum(logits.added(some), _LOWEST), tables[number][entry], scale):
+                raise UnrecognisedError(
+                    "what is added to its logits is no table of relative positions"
+                )
     tables = np.where(np.isnan(tables), 0.0, tables)  # positions that no two tokens have
     if (tables <= _NO_PROBABILITY).any():
         raise UnrecognisedError("it masks tokens of its own windows")
     table = tables.astype(np.float32) if tables.any() else None
     return Bias(table, mask_value, masks_pads)
+
+
+def _read_cut_windows(
+    added: NDArray[np.float64],
+    window: NDArray[np.int64],
+    head: NDArray[np.int64],
+    windows: Windows,
+    entry: NDArray[np.int64],
+    tables: NDArray[np.float64],
+) -> tuple[float, bool]:
+    """Read windows that hold padding, or tokens that a shift brought together.
+
+    Args:
+        added: `[rows, places, places]`.
+        window: `[rows]`: window of each row.
+        head: `[rows]`: head of each row.
+        windows: All windows.
+        entry: `[places, places]`: entry of the table.
+        tables: What whole windows tell; NaN is filled in.
+
+    Returns:
+        What is added where a shift brought tokens together, and whether padded keys are masked.
+    """
+    label, token = windows.label[window], windows.tokens[window]
+    sees = label[:, :, None] == label[:, None, :]
+    real = token != PAD
+    added = np.maximum(added, _LOWEST)
+    masked_pads = added[sees & real[:, :, None] & ~real[:, None, :]]
+    masks_pads = bool(masked_pads.size and (masked_pads <= _NO_PROBABILITY).all())
+    # What a padded token asks is cut off; what it answers counts, unless it is masked.
+    counts = real[:, :, None] & (real[:, None, :] if masks_pads else True)
+    plain, apart = sees & counts, ~sees & counts
+    for number in range(len(tables)):
+        mine = head == number
+        chosen = plain[mine]
+        told = np.full(tables.shape[1], np.nan)
+        told[np.broadcast_to(entry, chosen.shape)[chosen]] = added[mine][chosen]
+        tables[number] = np.where(np.isnan(tables[number]), told, tables[number])
+    expected = tables[head][:, entry]
+    scale = _scale(tables)
+    if not _close(added[plain], expected[plain], scale):
+        raise UnrecognisedError("what is added to its logits is no table of relative positions")
+    return _mask_value((added - expected)[apart], scale), masks_pads
+
+
+def _scale(tables: NDArray[np.float64]) -> float:
+    return max(1.0, float(np.abs(tables[np.isfinite(tables)]).max(initial=0.0)))
 
 
 def _close(found: NDArray[np.float64], expected: NDArray[np.float64], scale: float) -> bool:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 
 from edgeattn.spec import AttentionSpec
+
+GraphType = Literal["fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class GlobalDecision:
+    """Whether to fuse an attention of all tokens to all: one window of the whole map, no bias.
+
+    Attributes:
+        takes: Whether to.
+        reason: Why, or why not: a clause.
+    """
+
+    takes: bool
+    reason: str
+
+
+# Of what it computes; of batch, rows and columns of its tokens, `None` where the graph leaves them
+# open, a batch alone that is open counting as one sample; and of the type that the graph has it in.
+GlobalChoice = Callable[[AttentionSpec, "tuple[int, int, int] | None", GraphType], GlobalDecision]
 
 
 @dataclass(frozen=True)
@@ -16,9 +38,10 @@ class FoundAttention:
     Attributes:
         name: Label of the Softmax node, or of the Attention node of the ONNX standard.
         fused: Whether one attention node took its place.
-        reason: Why it was left alone, a clause; empty if it was fused.
+        reason: Why it was left alone, a clause; for attention of all tokens to all also why it was
+            fused, where that was for a choice to make. Empty otherwise.
         spec: What it computes, where that was recognised.
-        tokens: The tensor whose tokens attend; empty if it was not recognised.
+        tokens: The tensor whose tokens attend; empty if it was left.
         output: The tensor that the attention makes; likewise.
         map_size: Rows and columns of tokens at the size that was looked at; a sequence has one row.
         error: Largest relative error of the rewrite on random inputs; `None` if it was not tried.

@@ -1,26 +1,25 @@
 """Data movement executed on index numbers: which element of a source stands at each place.
 
-Nodes that only move data are run on the numbers of the elements instead of the elements. Whatever
-spelling an exporter chose for a roll or a partition, the numbers say what it does.
+Nodes that only move data are run on numbers instead of the elements. Whatever spelling an exporter
+chose for a roll or a partition, the numbers say what it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.norms import normalized_input
 from edgeattn.graph.fusion.probe import Probe, run_node
-from edgeattn.graph.nodes import is_standard
-
-PAD = -1  # an element that comes from no source: a zero
+from edgeattn.graph.fusion.runs import PAD, Runs
+from edgeattn.graph.nodes import attribute, is_standard
 
 # Nodes that move the values of their first input; what else they read must be known.
 _MOVES = (
@@ -42,14 +41,14 @@ _MOVES = (
     "Transpose",
     "Unsqueeze",
 )
+# These leave the elements in their order.
+RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _FLOATS = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 )
-# Numbers of more elements take gigabytes.
-_MOST_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ class Traced:
 
     Attributes:
         source: The tensor that they come from.
-        index: Of the tensor's shape: place in the flat source, or `PAD`.
+        runs: Of the source, at each place.
         factor: By which they were multiplied on the way.
         normalized: Whether they were divided by the Euclidean norm along the last axis.
     """
 
     source: str
-    index: NDArray[np.int64]
+    runs: Runs
     factor: float = 1.0
     normalized: bool = False
 
@@ -161,13 +160,7 @@ class _Trace:
         return self._found[name]
 
     def _start(self, name: str) -> Traced:
-        shape = self._probe.shape(name)
-        if shape is None:
-            raise UnrecognisedError(f"the size of {name} is not known before the graph runs")
-        size = int(np.prod(shape, dtype=np.int64))
-        if size > _MOST_ELEMENTS:
-            raise UnrecognisedError(f"{name} has {size} elements, too many to follow")
-        return Traced(name, np.arange(size, dtype=np.int64).reshape(shape))
+        return Traced(name, Runs.of_source(known_shape(name, self._probe)))
 
     def _moved(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> Traced:
         parts = {one: self._found[one] for one in inputs}
@@ -180,29 +173,99 @@ class _Trace:
             return self._start(name)
         factor = _scalar_factor(node, self._probe)
         if factor is not None or is_standard(node, "Cast"):
-            return Traced(first.source, first.index, first.factor * (factor or 1), first.normalized)
+            return replace(first, factor=first.factor * (factor or 1))
         if not is_standard(node, "Concat", *_MOVES):
-            return Traced(first.source, first.index, first.factor, normalized=True)
-        values: list[NDArray[Any] | None] = []
-        for slot, one in enumerate(node.input):
-            if one in parts:
-                values.append(parts[one].index)
-            elif is_standard(node, "Concat"):
-                constant = self._probe.value(one)
-                if constant.any():
-                    return self._start(name)
-                values.append(np.full(constant.shape, PAD, np.int64))
-            elif is_standard(node, "Pad") and slot == 2:
-                values.append(np.array(PAD, np.int64))
-            else:
-                values.append(self._probe.value(one) if one else None)
-        if is_standard(node, "Pad") and len(values) == 2:
-            values.append(np.array(PAD, np.int64))
-        if is_standard(node, "Dropout"):
-            return first
-        outputs = run_node(_with_fill(node), values, self._opset)
-        index = outputs[list(node.output).index(name)]
-        return Traced(first.source, index.astype(np.int64), first.factor, first.normalized)
+            return replace(first, normalized=True)
+        if is_standard(node, "Concat") and any(
+            one not in parts and self._probe.value(one).any() for one in node.input
+        ):
+            return self._start(name)
+        runs = {one: part.runs for one, part in parts.items()}
+        return replace(first, runs=move_runs(node, name, runs, self._probe, self._opset))
+
+
+def known_shape(name: str, probe: Probe) -> tuple[int, ...]:
+    """Give the shape of a tensor.
+
+    Raises:
+        UnrecognisedError: If it depends on data.
+    """
+    shape = probe.shape(name)
+    if shape is None:
+        raise UnrecognisedError(f"the size of {name} is not known before the graph runs")
+    return shape
+
+
+def move_runs(
+    node: onnx.NodeProto, name: str, given: Mapping[str, Runs], probe: Probe, opset: int
+) -> Runs:
+    """Do to runs what a node does to elements.
+
+    Args:
+        node: One that moves the elements of a source, and adds zeros at most.
+        name: Its output.
+        given: Its inputs that hold elements of the source.
+        probe: The graph at one size.
+        opset: Version of the ONNX standard.
+
+    Raises:
+        UnrecognisedError: If a size is not known, or runs are too many.
+    """
+    first = next(iter(given.values()))
+    rank = first.numbers.ndim
+    if is_standard(node, "Identity", "Dropout"):
+        return first
+    if is_standard(node, *RESHAPES):
+        return first.reshape(known_shape(name, probe))
+    if is_standard(node, "Transpose"):
+        return first.transpose(attribute(node, "perm", list(range(rank))[::-1]))
+    others = [None if not one or one in given else probe.value(one) for one in node.input]
+    axis = None
+    if len({runs.axis for runs in given.values()}) == 1:
+        axis = _axis_behind(node, first.axis, rank, others)
+    length = 1 if axis is None else math.gcd(*(runs.length for runs in given.values()))
+    values: list[NDArray[Any] | None] = []
+    for slot, (one, other) in enumerate(zip(node.input, others, strict=True)):
+        if one in given:
+            values.append(given[one].split(length).numbers)
+        elif is_standard(node, "Concat"):
+            assert other is not None  # it is all zeros
+            shape = list(other.shape)
+            shape[first.axis] //= length
+            values.append(np.full(shape, PAD))
+        elif is_standard(node, "Pad") and slot == 2:
+            values.append(np.array(PAD))
+        else:
+            values.append(other)
+    if is_standard(node, "Pad") and len(values) == 2:
+        values.append(np.array(PAD))
+    moved = run_node(_with_fill(node), values, opset)[list(node.output).index(name)]
+    moved = moved.astype(np.int64, copy=False)
+    return Runs(moved, length, max(moved.ndim - 1, 0) if axis is None else axis)
+
+
+def _axis_behind(
+    node: onnx.NodeProto, axis: int, rank: int, others: list[NDArray[Any] | None]
+) -> int | None:
+    """Tell where a node puts an axis along which it moves nothing; `None` if it may do more."""
+    if is_standard(node, "Concat", "Split"):
+        return axis if attribute(node, "axis", 0) % rank != axis else None
+    if is_standard(node, "Gather"):
+        at, indices = attribute(node, "axis", 0) % rank, others[1]
+        assert indices is not None
+        return None if at == axis else axis if axis < at else axis + indices.ndim - 1
+    if is_standard(node, "GatherND"):
+        indices = others[1]
+        assert indices is not None
+        behind = axis - indices.shape[-1]
+        return None if attribute(node, "batch_dims", 0) or behind < 0 else behind + indices.ndim - 1
+    if is_standard(node, "Slice") and len(others) > 3 and others[3] is not None:
+        return None if axis in others[3] % rank else axis
+    if is_standard(node, "Pad"):
+        amounts = np.asarray(others[1]).reshape(2, -1).any(axis=0)
+        axes = others[3] % rank if len(others) > 3 and others[3] is not None else np.arange(rank)
+        return None if axis in axes[amounts] else axis
+    return None
 
 
 def _with_fill(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -219,7 +282,7 @@ def _fills_with_zeros(node: onnx.NodeProto, probe: Probe) -> bool:
     """Tell whether what a node adds, if anything, is zeros."""
     if not is_standard(node, "Pad"):
         return True
-    mode = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "mode"), b"")
+    mode = attribute(node, "mode", b"")
     if mode not in (b"", b"constant"):
         return True  # with what stands at the border
     fill = node.input[2] if len(node.input) > 2 else ""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
-from onnx import helper
 
 from edgeattn.graph.fusion.probe import Probe
-from edgeattn.graph.nodes import is_standard
+from edgeattn.graph.nodes import attribute, is_standard
 
 # Between the norm and the division: a floor against division by zero, and broadcasting.
 _BETWEEN = ("Cast", "Clip", "Expand", "Identity", "Max")
@@ -18,7 +15,7 @@ _LARGEST_FLOOR = 1e-4
 def normalized_input(node: onnx.NodeProto, probe: Probe) -> str:
     """Name the tensor that a node divides by its norm along the last axis; empty if it does not."""
     if is_standard(node, "LpNormalization"):
-        axis, order = _attribute(node, "axis", -1), _attribute(node, "p", 2)
+        axis, order = attribute(node, "axis", -1), attribute(node, "p", 2)
         return node.input[0] if order == 2 and _is_last(axis, node.input[0], probe) else ""
     if not is_standard(node, "Div"):
         return ""
@@ -69,10 +66,10 @@ def _is_norm(node: onnx.NodeProto, source: str, probe: Probe) -> bool:
 
 
 def _reduces_last(node: onnx.NodeProto, probe: Probe) -> bool:
-    axes = _attribute(node, "axes", None)
+    axes = attribute(node, "axes")
     if axes is None and len(node.input) > 1 and node.input[1]:
         axes = probe.value(node.input[1]).tolist() if probe.is_known(node.input[1]) else None
-    keeps = _attribute(node, "keepdims", 1)
+    keeps = attribute(node, "keepdims", 1)
     return bool(keeps and axes is not None and len(axes) == 1) and _is_last(
         axes[0], node.input[0], probe
     )
@@ -81,7 +78,3 @@ def _reduces_last(node: onnx.NodeProto, probe: Probe) -> bool:
 def _is_last(axis: int, name: str, probe: Probe) -> bool:
     shape = probe.shape(name)
     return shape is not None and axis in (-1, len(shape) - 1)
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)

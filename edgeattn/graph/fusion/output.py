@@ -9,10 +9,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeattn.graph.fusion.channels import is_per_channel
 from edgeattn.graph.fusion.found import UnrecognisedError
-from edgeattn.graph.fusion.moves import PAD, Moves, is_move
+from edgeattn.graph.fusion.moves import Moves, is_move
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.projection import find_projection
+from edgeattn.graph.fusion.runs import PAD
+from edgeattn.graph.fusion.token_maps import TokenMap
 from edgeattn.graph.nodes import is_standard
 
 
@@ -41,7 +44,8 @@ class Output:
     """Where the results stand in the map's order.
 
     Attributes:
-        name: The tensor, `[B, H, W, C]`, or with fewer axes in the same order.
+        name: The tensor, `[B, H, W, C]`, or with fewer axes in the same order; of windows that are
+            maps of their own with the axes of the tensor that attends.
         rank: Its number of axes.
         steps: Nodes that work on each token by itself, from the heads' results to it.
     """
@@ -55,7 +59,7 @@ def find_outputs(
     result: str,
     row_token: NDArray[np.int64],
     row_head: NDArray[np.int64],
-    size: tuple[int, int, int],
+    source: TokenMap,
     moves: Moves,
     probe: Probe,
     readers: Readers,
@@ -68,7 +72,7 @@ def find_outputs(
         result: The tensor, `[..., places, head_dim]`.
         row_token: `[rows, places]`: token of all maps at each place, or `PAD`.
         row_head: `[rows]`: head of each row.
-        size: Number of maps, and rows and columns of each.
+        source: The tensor whose tokens attend.
         moves: Follows elements.
         probe: The graph at that size.
         readers: Who reads what.
@@ -81,18 +85,20 @@ def find_outputs(
     """
     head_dim = (probe.shape(result) or (0,))[-1]
     num_heads = int(row_head.max()) + 1
-    tokens = np.broadcast_to(row_token[:, :, None], (*row_token.shape, head_dim)).reshape(-1)
-    channels = (row_head[:, None, None] * head_dim + np.arange(head_dim)).astype(np.int64)
-    channels = np.broadcast_to(channels, (*row_token.shape, head_dim)).reshape(-1)
+    held = _Rows(
+        head_dim, row_token.reshape(-1), np.repeat(row_head, row_token.shape[1]) * head_dim
+    )
     start, width, name = result, num_heads * head_dim, result
     found: list[Output] = []
     steps: list[onnx.NodeProto] = []
-    batch, rows, cols = size
-    layouts = (size, (batch, rows * cols), (batch * rows * cols,))
+    batch, rows, cols = source.shape[:3]
+    layouts = {(batch, rows, cols), (batch, rows * cols), (batch * rows * cols,)}
+    if source.layout == "windows":
+        layouts = {(probe.shape(source.name) or ())[:-1]}
     while True:
         shape = probe.shape(name)
         if shape is not None and shape[-1] == width and shape[:-1] in layouts:
-            order = _row_tokens(name, start, tokens, channels, moves)
+            order = _row_tokens(name, start, held, moves)
             if order is not None and np.array_equal(order, np.arange(batch * rows * cols)):
                 found.append(Output(name, len(shape), tuple(steps)))
         moved = _moved_on(name, probe, readers)
@@ -106,13 +112,13 @@ def find_outputs(
         if shape is None or shape[-1] != width or not _works_on_tokens(node, name, probe):
             ending = f"its result goes into {node.op_type} before it stands in its tokens' order"
             break
-        order = _row_tokens(name, start, tokens, channels, moves)
+        order = _row_tokens(name, start, held, moves)
         if order is None:
             ending = "its heads are not put together token by token"
             break
         name = start = node.output[0]
         width = (probe.shape(name) or (0,))[-1]
-        tokens, channels = np.repeat(order, width), np.tile(np.arange(width), len(order))
+        held = _Rows(width, order, np.zeros_like(order))
         steps.append(node)
     if not found:
         raise UnrecognisedError(ending)
@@ -149,33 +155,44 @@ def _moved_on(name: str, probe: Probe, readers: Readers) -> str:
             return open_ends.pop()
 
 
-def _row_tokens(
-    name: str,
-    start: str,
-    tokens: NDArray[np.int64],
-    channels: NDArray[np.int64],
-    moves: Moves,
-) -> NDArray[np.int64] | None:
-    """Give the token of each row of a tensor; `None` if rows do not hold the channels of one."""
+@dataclass(frozen=True)
+class _Rows:
+    """Channels side by side in the rows of a tensor.
+
+    Attributes:
+        width: Channels of a row.
+        token: `[rows]`: token of all maps that they are of, or `PAD`.
+        channel: `[rows]`: the first one.
+    """
+
+    width: int
+    token: NDArray[np.int64]
+    channel: NDArray[np.int64]
+
+
+def _row_tokens(name: str, start: str, held: _Rows, moves: Moves) -> NDArray[np.int64] | None:
+    """Give the token of each row of a tensor; `None` if rows do not hold the channels of one.
+
+    Args:
+        name: The tensor.
+        start: One that it is moved from.
+        held: What the rows of that one hold.
+        moves: Follows elements.
+    """
     traced = moves.trace(name, stop=start)
     if traced.source != start or traced.factor != 1 or traced.normalized:
         return None
-    index = traced.index.reshape(-1, traced.index.shape[-1])
-    if (index == PAD).any():
+    numbers, length = traced.runs.rows()
+    if (numbers == PAD).any():
         return None
-    rows = tokens[index]
-    same = (rows == rows[:, :1]).all() and (channels[index] == np.arange(index.shape[1])).all()
-    return rows[:, 0] if same else None
+    row, part = np.divmod(numbers, held.width // length)
+    tokens, channels = held.token[row], held.channel[row] + part * length
+    same = (tokens == tokens[:, :1]).all()
+    same = same and (channels == np.arange(numbers.shape[1]) * length).all()
+    return tokens[:, 0] if same else None
 
 
 def _works_on_tokens(node: onnx.NodeProto, name: str, probe: Probe) -> bool:
     """Tell whether a node is part of a linear layer, or scales channels."""
-    if is_standard(node, "Add", "Mul"):
-        other = node.input[1] if node.input[0] == name else node.input[0]
-        shape, own = probe.shape(other), probe.shape(name)
-        if not probe.is_known(other) or shape is None or not own:
-            return False
-        size = int(np.prod(shape, dtype=np.int64))
-        return size == 1 or (bool(shape) and size == shape[-1] == own[-1])
     found = find_projection(node.output[0], probe)
-    return found is not None and found.input == name
+    return is_per_channel(node, name, probe) or (found is not None and found.input == name)

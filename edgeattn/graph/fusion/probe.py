@@ -17,11 +17,12 @@ from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.constants import is_deterministic, subgraphs
-from edgeattn.graph.nodes import is_standard_domain, node_label, standard_opset
+from edgeattn.graph.nodes import is_standard, is_standard_domain, node_label, standard_opset
 from edgeattn.graph.op import is_attention, spec_of_node
 
 # Shape inference reads the values of small integer tensors: shapes, axes, starts and ends.
 _MAX_SHAPE_ENTRIES = 64
+_LARGE_BYTES = 1 << 20
 
 
 class Probe:
@@ -99,6 +100,12 @@ class Probe:
             else:
                 self._values.update(zip(node.output, self._evaluate(node), strict=False))
         return self._stored(name)
+
+    def forget_large(self) -> None:
+        """Drop values that take memory, such as masks: they are computed again if asked for."""
+        large = [name for name, value in self._values.items() if value.nbytes > _LARGE_BYTES]
+        for name in large:
+            del self._values[name]
 
     def _stored(self, name: str) -> NDArray[Any]:
         """Give what was computed, or a weight, which is kept once."""
@@ -184,6 +191,9 @@ def run_node(
     """
     from onnx.reference import ReferenceEvaluator  # loads every operator
 
+    if is_standard(node, "GatherND") and not any(attribute.i for attribute in node.attribute):
+        data, indices = (np.asarray(value) for value in values)
+        return [data[tuple(np.moveaxis(indices, -1, 0))]]  # the evaluator's loop takes seconds
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     names = [f"x{i}" if value is not None else "" for i, value in enumerate(values)]

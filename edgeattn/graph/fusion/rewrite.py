@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeattn.errors import SpecError
 from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.match import Match
-from edgeattn.graph.fusion.probe import Probe
+from edgeattn.graph.fusion.probe import Probe, run_node
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.op import make_attention_node
 from edgeattn.spec import AttentionSpec, HeadGroup, PadMode
@@ -28,6 +28,7 @@ class Rewrite:
         match: The attention.
         probe: The graph at one size.
         name: Of the attention node; begins the names of all that is new.
+        opset: Version of the ONNX standard.
 
     Attributes:
         spec: Of the attention node.
@@ -38,10 +39,11 @@ class Rewrite:
         UnrecognisedError: If no spec says what it computes.
     """
 
-    def __init__(self, match: Match, probe: Probe, name: str) -> None:
+    def __init__(self, match: Match, probe: Probe, name: str, opset: int) -> None:
         self._match = match
         self._probe = probe
         self._name = name
+        self._opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         if probe.element(match.tokens) not in _ELEMENTS:
@@ -76,9 +78,16 @@ class Rewrite:
     def _write(self) -> None:
         match = self._match
         tokens = match.tokens
-        if not match.has_rows:
+        if match.layout in ("list", "windows"):
+            batch = 0 if match.layout == "list" else -1
+            channels = (self._probe.shape(tokens) or (0,))[-1]
+            shape = self._constant("map_shape", np.array([batch, *match.size, channels]))
+            tokens = self._node("Reshape", [tokens, shape])
+        elif match.layout == "sequence":
             axes = self._constant("rows_axis", np.array([1]))
             tokens = self._node("Unsqueeze", [tokens, axes])
+        for node in match.norms:
+            tokens = self._norm(node, tokens)
         qkv = tokens if match.is_projected else self._project(tokens)
         if match.is_projected and not self._is_in_order(3 * match.channels[0].size):
             order = np.concatenate([each.reshape(-1) for each in match.channels])
@@ -95,6 +104,16 @@ class Rewrite:
         result = self._work_on_tokens(attention.output[0])
         self._put(result)
 
+    def _norm(self, node: onnx.NodeProto, tokens: str) -> str:
+        """Repeat a node that works on each token by itself, on tokens in the map's order."""
+        inputs = [
+            self._flat(name, node) if self._probe.is_known(name) else tokens for name in node.input
+        ]
+        attributes = {
+            a.name: helper.get_attribute_value(a) for a in _along_channels(node).attribute
+        }
+        return self._node(node.op_type, inputs, **attributes)
+
     def _is_in_order(self, width: int) -> bool:
         order = np.concatenate([each.reshape(-1) for each in self._match.channels])
         return np.array_equal(order, np.arange(width))
@@ -110,14 +129,7 @@ class Rewrite:
             weight, bias = first.weight, first.bias
             weight = self._kept(weight)
         else:
-            columns = [
-                each.matrix(self._probe)[:, channels.reshape(-1)]
-                for each, channels in zip(
-                    self._match.projections, self._match.channels, strict=True
-                )
-                if each is not None
-            ]
-            weight = self._constant("qkv_weight", np.concatenate(columns, axis=1))
+            weight = self._constant("qkv_weight", self._columns())
             bias = ""
         name = self._node("MatMul", [tokens, weight])
         vector = self._biases()
@@ -126,6 +138,15 @@ class Rewrite:
         if vector.any():
             return self._node("Add", [name, self._constant("qkv_bias", vector.astype(element))])
         return name
+
+    def _columns(self) -> NDArray[Any]:
+        """Give the matrices of the projections side by side: `[C, 3 * heads * head_dim]`."""
+        columns = [
+            each.matrix(self._probe)[:, channels.reshape(-1)]
+            for each, channels in zip(self._match.projections, self._match.channels, strict=True)
+            if each is not None
+        ]
+        return np.concatenate(columns, axis=1)
 
     def _kept(self, name: str) -> str:
         """Use a weight as it is, or its value where nodes of the old attention make it."""
@@ -143,9 +164,29 @@ class Rewrite:
         return np.concatenate(parts)
 
     def _pad_kv(self) -> NDArray[np.float32]:
-        if self._match.pads_projected:
-            return np.zeros(2 * self._match.channels[0].size, np.float32)
-        return self._biases()[self._match.channels[0].size :].astype(np.float32)
+        """Give the keys and values of padded tokens: `[2 * heads * head_dim]`."""
+        match = self._match
+        size = match.channels[0].size
+        if match.pads == "projected":
+            return np.zeros(2 * size, np.float32)
+        padded = self._biases()[size:].astype(np.float64)
+        if match.norms and match.pads == "tokens":
+            token = self._normed_zeros()
+            padded += token @ self._columns()[:, size:].astype(np.float64)
+        return padded.astype(np.float32)
+
+    def _normed_zeros(self) -> NDArray[np.float64]:
+        """Compute what the norms make of a padded token, `[C]`."""
+        match = self._match
+        element = helper.tensor_dtype_to_np_dtype(self._probe.element(match.tokens))
+        token = np.zeros((1, (self._probe.shape(match.tokens) or (0,))[-1]), element)
+        for node in match.norms:
+            values: list[NDArray[Any] | None] = [
+                self._probe.value(name).reshape(-1) if self._probe.is_known(name) else token
+                for name in node.input
+            ]
+            token = run_node(_along_channels(node), values, self._opset)[0]
+        return token.reshape(-1).astype(np.float64)
 
     def _work_on_tokens(self, result: str) -> str:
         """Repeat the nodes that work on each token by itself, on tokens in the map's order."""
@@ -181,12 +222,17 @@ class Rewrite:
     def _put(self, result: str) -> None:
         """Give the result the name, and the axes, that its readers expect."""
         output = self._match.outputs[0]
-        if output.rank == 4:
+        channels = (self._probe.shape(output.name) or (0,))[-1]
+        if self._match.layout == "windows":
+            axes = self._node("Shape", [self._match.tokens], end=-1)
+            width = self._constant("channels", np.array([channels]))
+            target = self._node("Concat", [axes, width], axis=0)
+        elif output.rank == 4:
             self.nodes[-1].output[0] = output.name
             return
-        shape = [0, -1] if output.rank == 3 else [-1]
-        channels = (self._probe.shape(output.name) or (0,))[-1]
-        target = self._constant("shape", np.array([*shape, channels]))
+        else:
+            shape = [0, -1] if output.rank == 3 else [-1]
+            target = self._constant("shape", np.array([*shape, channels]))
         node = helper.make_node("Reshape", [result, target], [output.name])
         node.name = f"{self._name}.Reshape_back"
         self.nodes.append(node)
@@ -203,3 +249,15 @@ class Rewrite:
         name = f"{self._name}.{op_type}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [f"{name}:0"], name=name, **attributes))
         return f"{name}:0"
+
+
+def _along_channels(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Count the axis of a norm from the end: tokens have other axes before their channels."""
+    if not is_standard(node, "LayerNormalization"):
+        return node
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    kept = [attribute for attribute in node.attribute if attribute.name != "axis"]
+    del result.attribute[:]
+    result.attribute.extend([*kept, helper.make_attribute("axis", -1)])
+    return result

@@ -41,6 +41,17 @@ def more_input_sizes(model: onnx.ModelProto) -> Iterator[Mapping[str, tuple[int,
         yield {name: _sized(shape, sides) for name, shape in _input_shapes(model).items()}
 
 
+def sample_sizes(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]] | None:
+    """Give shapes of one sample by name; `None` where inputs leave more than their batch open."""
+    shapes = _input_shapes(model)
+    if not all(isinstance(size, int) for shape in shapes.values() for size in shape[1:]):
+        return None
+    return {
+        name: tuple(size if isinstance(size, int) else 1 for size in shape)
+        for name, shape in shapes.items()
+    }
+
+
 def _input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
     weights = {tensor.name for tensor in model.graph.initializer}
     return {v.name: tuple(value_shape(v) or ()) for v in model.graph.input if v.name not in weights}

@@ -45,7 +45,7 @@ def compare(
     element = probe.element(tokens)
     assert shape is not None  # it has been traced
     dtype = helper.tensor_dtype_to_np_dtype(element)
-    given = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    given = np.random.default_rng(0).standard_normal(shape, np.float32).astype(dtype, copy=False)
     results = [
         run_graph(_part(model, probe, tokens, output, new, list(weights)), {tokens: given})
         for new in ([], list(nodes))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.graph.fusion.found import UnrecognisedError
-from edgeattn.graph.fusion.moves import PAD
+from edgeattn.graph.fusion.runs import PAD
 from edgeattn.graph.tape import Tape
 from edgeattn.graph.window_axes import WindowAxis, block_axis, grid_axis
 from edgeattn.spec import Mode, ShiftPadOrder
@@ -71,8 +71,12 @@ def find_windows(
     batch = largest // area
     local = np.where(tokens == PAD, PAD, tokens - batch[:, None] * area)
     if ((local < 0) & (tokens != PAD)).any():
+        if size[0] == 1 and (tokens % area == tokens[:, :1] % area).all():
+            raise UnrecognisedError(
+                "its tokens stand as [L, B, C], the batch second; an attention node takes [B, L, C]"
+            )
         raise UnrecognisedError("tokens of several samples attend to each other")
-    for windows in _candidates(local, size):
+    for windows in _candidates(local[0], size):
         rows = {row.tobytes(): number for number, row in enumerate(windows.tokens)}
         if len(rows) * batch_size * (len(tokens) // (len(rows) * batch_size)) != len(tokens):
             continue
@@ -82,10 +86,10 @@ def find_windows(
     raise UnrecognisedError("its tokens stand in no windows of the index rule")
 
 
-def _candidates(local: NDArray[np.int64], size: tuple[int, int]) -> Iterator[Windows]:
-    """Propose windows that have the right number of tokens and begin with the right one."""
-    places = local.shape[1]
-    first = int(local[0, 0])
+def _candidates(row: NDArray[np.int64], size: tuple[int, int]) -> Iterator[Windows]:
+    """Propose windows that have the right number of tokens, and a given row of them among them."""
+    places = len(row)
+    first = int(row[0])
     corner = divmod(first, size[1]) if first != PAD else (0, 0)
     orders: tuple[ShiftPadOrder, ...] = ("pad_then_roll", "roll_then_pad")
     for rows in range(1, places + 1):
@@ -99,23 +103,64 @@ def _candidates(local: NDArray[np.int64], size: tuple[int, int]) -> Iterator[Win
         for shift in shifts:
             for order in orders:
                 axes = [
-                    block_axis(tape, tape.value(length), w, s, order)
+                    _known(block_axis(tape, tape.value(length), w, s, order))
                     for tape, length, w, s in zip(_tapes(), size, window, shift, strict=True)
                 ]
-                yield _windows(axes, window, shift, "block", order, size)
+                if _holds(axes, row, size):
+                    yield _windows(axes, window, shift, "block", order, size)
         axes = [
-            grid_axis(tape, tape.value(length), w)
+            _known(grid_axis(tape, tape.value(length), w))
             for tape, length, w in zip(_tapes(), size, window, strict=True)
         ]
-        yield _windows(axes, window, (0, 0), "grid", "pad_then_roll", size)
+        if _holds(axes, row, size):
+            yield _windows(axes, window, (0, 0), "grid", "pad_then_roll", size)
 
 
 def _tapes() -> tuple[Tape, Tape]:
     return Tape("rows"), Tape("cols")
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """Windows along one axis.
+
+    Attributes:
+        source: `[windows, places]`: row or column at each place, or `PAD`.
+        label: Likewise: tokens see each other iff theirs agree.
+    """
+
+    source: NDArray[np.int64]
+    label: NDArray[np.int64]
+
+
+def _known(axis: WindowAxis) -> _Axis:
+    source = axis.source.known
+    assert source is not None  # the length is known
+    label = axis.label.known if axis.label is not None else None
+    return _Axis(source, np.zeros_like(source) if label is None else label)
+
+
+def _holds(axes: Sequence[_Axis], row: NDArray[np.int64], size: tuple[int, int]) -> bool:
+    """Tell whether one of the windows is a row of tokens; they are not all written down for it."""
+    y, x = (axis.source for axis in axes)
+    begins = _crossed(y[:, :1], x[:, :1], size)[:, :, 0] == row[0]
+    return any(
+        np.array_equal(_crossed(y[i : i + 1], x[j : j + 1], size)[0, 0], row)
+        for i, j in np.argwhere(begins)
+    )
+
+
+def _crossed(
+    y: NDArray[np.int64], x: NDArray[np.int64], size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Give the tokens of windows, `[rows of windows, columns of them, places]`."""
+    y, x = y[:, None, :, None], x[None, :, None, :]
+    tokens = np.where((y == PAD) | (x == PAD), PAD, y * size[1] + x)
+    return tokens.reshape(*tokens.shape[:2], -1)
+
+
 def _windows(
-    axes: list[WindowAxis],
+    axes: Sequence[_Axis],
     window: tuple[int, int],
     shift: tuple[int, int],
     mode: Mode,
@@ -123,17 +168,8 @@ def _windows(
     size: tuple[int, int],
 ) -> Windows:
     """Cross the windows of both axes."""
-    (y, row_label), (x, col_label) = (_known(axis) for axis in axes)
-    y, row_label = y[:, None, :, None], row_label[:, None, :, None]
-    x, col_label = x[None, :, None, :], col_label[None, :, None, :]
-    count, places = y.shape[0] * x.shape[1], window[0] * window[1]
-    tokens = np.where((y == PAD) | (x == PAD), PAD, y * size[1] + x).reshape(count, places)
-    label = (row_label * 3 + col_label).reshape(count, places)
-    return Windows(window, shift, mode, order, tokens.astype(np.int64), label)
-
-
-def _known(axis: WindowAxis) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    source = axis.source.known
-    assert source is not None  # the length is known
-    label = axis.label.known if axis.label is not None else None
-    return source, np.zeros_like(source) if label is None else label
+    y, x = axes
+    tokens = _crossed(y.source, x.source, size).astype(np.int64, copy=False)
+    label = y.label[:, None, :, None] * 3 + x.label[None, :, None, :]
+    shape = (-1, tokens.shape[-1])
+    return Windows(window, shift, mode, order, tokens.reshape(shape), label.reshape(shape))

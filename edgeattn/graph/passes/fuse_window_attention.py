@@ -10,58 +10,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
 
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, drop_orphans, used_names
 from edgeattn.graph.fusion.agree import agree, is_padding_untold, is_untold
-from edgeattn.graph.fusion.found import FoundAttention, Fusion, UnrecognisedError
+from edgeattn.graph.fusion.found import (
+    FoundAttention,
+    Fusion,
+    GlobalChoice,
+    GlobalDecision,
+    GraphType,
+    UnrecognisedError,
+)
 from edgeattn.graph.fusion.match import AttentionNodes, Match, match_attention
 from edgeattn.graph.fusion.moves import Moves
 from edgeattn.graph.fusion.output import Readers
 from edgeattn.graph.fusion.probe import Probe
 from edgeattn.graph.fusion.rewrite import Rewrite
-from edgeattn.graph.fusion.sizes import MOST_SIZES, input_sizes, is_static, more_input_sizes
+from edgeattn.graph.fusion.sizes import (
+    MOST_SIZES,
+    input_sizes,
+    is_static,
+    more_input_sizes,
+    sample_sizes,
+)
 from edgeattn.graph.fusion.trial import compare
 from edgeattn.graph.nodes import is_standard, node_label, standard_opset
 from edgeattn.graph.op import OP_DOMAIN, OP_VERSION
+from edgeattn.graph.parts import copy_without
+from edgeattn.graph.passes.einsum_matmul import write_einsum_as_matmul
 from edgeattn.graph.passes.raise_opset import raise_opset
 
 # A dynamic graph need not be looked at in sizes at which an attention has more logits.
 _MOST_LOGITS = 4_000_000
 _CLOSED = "it is one Attention node of the ONNX standard; export with an opset below 23"
 _LEAST_OPSET = 18  # attention nodes are decomposed into operators of it
+_TYPES: dict[int, GraphType] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+}
 
 
 def fuse_window_attention(
     model: onnx.ModelProto,
     *,
-    global_attention: bool = False,
+    global_attention: bool | GlobalChoice = False,
+    in_place: bool = False,
 ) -> Fusion:
     """Find window attention and put attention nodes in its place.
 
     Args:
-        model: Any graph; not changed.
+        model: Any graph; not changed, unless `in_place` allows it.
         global_attention: Whether to take attention of every token to every token too, as one
-            window of the whole axis.
+            window of the whole map; or what decides that for each of them.
+        in_place: Whether `model` may become the new graph, which spares a copy of its weights.
 
     Returns:
         The new graph, and what became of each attention.
     """
-    written = _written(model)
     before = len(model.graph.node)
+    given, model = model, write_einsum_as_matmul(model)
+    written = _written(model)
     closed = tuple(
         FoundAttention(node_label(node), False, _CLOSED)
         for node in model.graph.node
         if is_standard(node, "Attention")
     )
     if not written:
-        return Fusion(model, closed, before, before)
-    given = model
+        return Fusion(given, closed, before, before)
     try:
         model = raise_opset(model, _LEAST_OPSET)
         written = _written(model)
@@ -72,7 +94,7 @@ def fuse_window_attention(
     found = (*(fuser.fuse(each) for each in written), *closed)
     if not any(each.fused for each in found):
         return Fusion(given, found, before, before)
-    result = fuser.finish()
+    result = fuser.finish(in_place=in_place or model is not given)
     return Fusion(result, found, before, len(result.graph.node))
 
 
@@ -128,7 +150,12 @@ class _Fuser:
     """Finds what takes the place of each attention, and then puts all of it there."""
 
     def __init__(
-        self, model: onnx.ModelProto, probes: list[Probe], opset: int, *, global_attention: bool
+        self,
+        model: onnx.ModelProto,
+        probes: list[Probe],
+        opset: int,
+        *,
+        global_attention: bool | GlobalChoice,
     ) -> None:
         self._model = model
         self._probes = probes
@@ -147,7 +174,12 @@ class _Fuser:
         match, rewrite = None, None
         try:
             match, probes = self._match(written)
-            rewrite = Rewrite(match, probes[0], self._new_name(name))
+            rewrite = Rewrite(match, probes[0], self._new_name(name), self._opset)
+            decision = self._decide(match, rewrite)
+            if not decision.takes:
+                return FoundAttention(
+                    name, False, decision.reason, rewrite.spec, map_size=match.size
+                )
             error = max(
                 compare(
                     self._model,
@@ -163,10 +195,40 @@ class _Fuser:
             reason = err.message if isinstance(err, GraphError) else str(err)
             spec = rewrite.spec if rewrite is not None else None
             return FoundAttention(name, False, reason, spec)
-        self._rewrites[match.outputs[0].name] = rewrite
+        output = match.outputs[0].name
+        self._rewrites[output] = rewrite
         return FoundAttention(
-            name, True, "", rewrite.spec, match.tokens, match.outputs[0].name, match.size, error
+            *(name, True, decision.reason, rewrite.spec, match.tokens, output, match.size, error)
         )
+
+    def _decide(self, match: Match, rewrite: Rewrite) -> GlobalDecision:
+        """Ask whether to take an attention, where that is a question."""
+        if isinstance(self._global, bool) or any(match.window_size):
+            return GlobalDecision(True, "")
+        element = self._probes[0].element(match.tokens)
+        return self._global(rewrite.spec, self._token_size(match), _TYPES[element])
+
+    def _token_size(self, match: Match) -> tuple[int, int, int] | None:
+        """Tell batch, rows and columns of an attention's tokens in one sample; `None` if open."""
+        looked_at, of_sample = (
+            probe.shape(match.tokens) if probe is not None else None
+            for probe in (self._probes[0], self._sample)
+        )
+        if looked_at is None or of_sample is None or looked_at[1:] != of_sample[1:]:
+            return None  # the first axis of the inputs is not the batch
+        batch = math.prod(of_sample[:-1]) // (math.prod(match.size) or 1)
+        return (batch, *match.size)
+
+    @cached_property
+    def _sample(self) -> Probe | None:
+        """The graph at one sample, if at most the batch is open and it can have one."""
+        if is_static(self._model):
+            return self._probes[0]
+        shapes = sample_sizes(self._model)
+        try:
+            return None if shapes is None else Probe(self._model, shapes)
+        except GraphError:
+            return None
 
     def _match(self, written: AttentionNodes) -> tuple[Match, list[Probe]]:
         """Recognise an attention at each size that the graph can have; gives those sizes too."""
@@ -205,7 +267,7 @@ class _Fuser:
             Moves(probe, self._opset),
             self._readers,
             self._opset,
-            global_attention=self._global,
+            global_attention=self._global is not False,
         )
 
     def _more_probes(self) -> Iterator[Probe]:
@@ -227,7 +289,7 @@ class _Fuser:
         shifted, where an axis has several.
         """
         shape = probe.shape(match.tokens)
-        if shape is None or not match.has_rows or 0 in match.window_size:
+        if shape is None or match.layout != "map" or 0 in match.window_size:
             return False
         axes = list(zip(shape[1:3], match.window_size, match.shift_size, strict=True))
         if math.prod(shape[:3]) * math.prod(match.window_size) * len(match.scale) > _MOST_LOGITS:
@@ -256,22 +318,16 @@ class _Fuser:
                 fixed.update(filter(None, node.output))
         return fixed
 
-    def finish(self) -> onnx.ModelProto:
+    def finish(self, *, in_place: bool) -> onnx.ModelProto:
         """Make a graph with the new nodes where the old ones made their results.
 
-        What nobody reads any more is left out. The weights, most of a model, are copied once.
+        What nobody reads any more is left out. The weights, most of a model, are copied once at
+        most.
         """
-        result = onnx.ModelProto()
-        for field, value in self._model.ListFields():
-            if field.name != "graph":
-                _copy_field(result, field.name, value)
-        graph, old = result.graph, self._model.graph
-        for field, value in old.ListFields():
-            if field.name not in ("node", "initializer"):
-                _copy_field(graph, field.name, value)
         fixed = self._fixed_values() if is_static(self._model) else set()
-        weights = list(old.initializer)
-        for node in old.node:
+        nodes: list[onnx.NodeProto] = []
+        weights: list[onnx.TensorProto] = []
+        for node in self._model.graph.node:
             rewrite = next((self._rewrites[o] for o in node.output if o in self._rewrites), None)
             if not fixed.isdisjoint(node.output):
                 weights += (
@@ -279,24 +335,18 @@ class _Fuser:
                     for name in filter(None, node.output)
                 )
             elif rewrite is not None:
-                graph.node.extend(rewrite.nodes)
+                nodes += rewrite.nodes
                 weights += rewrite.weights
             else:
-                graph.node.append(node)
+                nodes.append(node)
+        result = self._model if in_place else copy_without(self._model, "node", "initializer")
+        del result.graph.node[:]
+        result.graph.node.extend(nodes)
         if all(entry.domain != OP_DOMAIN for entry in result.opset_import):
             result.opset_import.add(domain=OP_DOMAIN, version=OP_VERSION)
         drop_orphans(result, self._used)
-        orphans = self._used - used_names(graph)
-        graph.initializer.extend(weight for weight in weights if weight.name not in orphans)
+        orphans = self._used - used_names(result.graph)
+        if not in_place:
+            weights = [*self._model.graph.initializer, *weights]
+        result.graph.initializer.extend(each for each in weights if each.name not in orphans)
         return result
-
-
-def _copy_field(message: Any, name: str, value: Any) -> None:
-    """Copy one field of a protobuf message into another of its kind."""
-    field = getattr(message, name)
-    if hasattr(field, "extend"):
-        field.extend(value)
-    elif hasattr(field, "CopyFrom"):
-        field.CopyFrom(value)
-    else:
-        setattr(message, name, value)

@@ -158,7 +158,8 @@ def test_onnx_own_models_of_opset_9_pass_all_verbs(path: Path, tmp_path: Path) -
     quantized = edgeattn.quantize(graph, table=table)
     decisions = read_manifest(quantized).report["decisions"]
     left = [d for d in decisions if d["op_type"] == "Conv" and not d["quantized"]]
-    assert all("its groups have" in decision["reason"] for decision in left)
+    reasons = ("its groups have", "the output layer on pooled features")
+    assert all(any(why in decision["reason"] for why in reasons) for decision in left)
     assert any(decision["op_type"] == "Conv" and decision["quantized"] for decision in decisions)
     # All weights of these models are one number, so that rounding loses next to nothing.
     assert outputs_db(graph, quantized, images) > 30

@@ -20,9 +20,7 @@ from tests import foreign_attention, graphs
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    onnx.save(foreign_attention.windowed(), "swin.onnx")
-    onnx.save(foreign_attention.windowed(blocks=3, last_is_global=True), "mixed.onnx")
-    onnx.save(graphs.classifier(), "plain.onnx")
+    foreign_attention.save_graphs(tmp_path)
     return tmp_path
 
 

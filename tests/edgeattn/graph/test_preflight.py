@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from edgeattn.graph.op import make_attention_node
-from edgeattn.graph.preflight import _SELF_TEST, make_trials, plugin_nodes
+from edgeattn.graph.preflight import _SELF_TEST, check_plugin, make_trials, plugin_nodes
+from edgeattn.plugin import check as check_module
 from edgeattn.plugin.check import PluginNode
 from edgeattn.spec import AttentionSpec, HeadGroup
+from tests.edgeattn.plugin.fakes import compile_library, plugin_source
 from tests.oracle import attention
 
 PLAIN = AttentionSpec(8, 2, (HeadGroup(2, (3, 3)),))
@@ -72,6 +76,25 @@ def test_a_malformed_node_is_listed_with_what_is_wrong_beside_sound_ones() -> No
     assert bad.spec is None
     assert "block2" in bad.error
     assert "head_dim" in bad.error
+
+
+def test_a_library_is_asked_for_heads_as_a_build_pads_them_and_malformed_nodes_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_module, "find_cuda_program", lambda name: None)
+    library = compile_library(tmp_path / "libplugin.so", plugin_source())
+    spec = AttentionSpec(30, 2, (HeadGroup(2, (3, 3)),))
+    model = graph_of(spec, TensorProto.FLOAT16)
+    onnx.save(model, tmp_path / "net.onnx")
+    checked = check_plugin(library, tmp_path / "net.onnx", load=False)
+    (note,) = (finding for finding in checked.findings if finding.what == "heads of block1")
+    assert note.verdict == "note"
+    assert note.detail.startswith("heads of 30 channels are padded to 32")
+
+    del model.graph.node[-1].attribute[:]
+    onnx.save(model, tmp_path / "net.onnx")
+    checked = check_plugin(library, tmp_path / "net.onnx", load=False)
+    assert "node block1" in {failure.what for failure in checked.failures}
 
 
 def test_nodes_that_compute_the_same_are_tried_once() -> None:

@@ -100,6 +100,10 @@ def fixes_a_shape(model: onnx.ModelProto) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
+def frees_an_axis(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "made_up"
+
+
 def breaks_the_graph(model: onnx.ModelProto) -> None:
     model.graph.node[-1].input[0] = "nothing"
 
@@ -113,6 +117,7 @@ FAULTS = {
     renames_an_output: "onnxsim changed the outputs from [('y', 'float32', (1, 4, 6, 8))] to",
     renames_an_input: "onnxsim changed the inputs from",
     fixes_a_shape: "onnxsim changed the outputs from",
+    frees_an_axis: "onnxsim changed the outputs from",
     breaks_the_graph: "the simplified graph does not run: ",
 }
 
@@ -140,6 +145,18 @@ def test_a_harmless_change_is_kept(fake: Callable[..., None]) -> None:
     outcome = outcome_of()
     assert (outcome.applied, outcome.reason) == (True, "")
     assert (outcome.nodes_before, outcome.nodes_after) == (4, 3)
+
+
+def test_a_size_that_the_exporter_only_named_may_become_known(fake: Callable[..., None]) -> None:
+    def settles(model: onnx.ModelProto) -> None:
+        model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+    fake(settles)
+    given = graph()
+    given.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "Gemm1679_dim_0"
+    assert outcome_of(given).applied
+    given.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "Gemm1679_dim_0"
+    assert "changed the outputs" in outcome_of(given).reason
 
 
 def test_onnxsim_itself_simplifies_and_leaves_the_given_graph_alone() -> None:
