@@ -42,6 +42,18 @@ if TYPE_CHECKING:
     help="Leave attention that the graph writes out as it is; see `edgeattn fuse`.",
 )
 @click.option(
+    "--global-attention/--no-global-attention",
+    default=None,
+    help="Fuse attention of every token to every token too, or leave it to the engine. Default: "
+    "what is predicted to be faster with TensorRT; the CPU's is left.",
+)
+@click.option(
+    "--autotune-attention",
+    is_flag=True,
+    help="Build the graph as it is written and with attention fused, for TensorRT in each way that "
+    "--attention names; time them, keep the fastest that is right and report all.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
@@ -63,6 +75,8 @@ def command(
     table: Path | None,
     precision: str | None,
     no_fuse: bool,
+    global_attention: bool | None,
+    autotune_attention: bool,
     threads: int | None,
     dry_run: bool,
     verify: bool,
@@ -88,6 +102,8 @@ def command(
         "table": table,
         "precision": precision,
         "fuse": not no_fuse,
+        "global_attention": global_attention,
+        "autotune_attention": autotune_attention,
         "threads": threads,
         "dry_run": dry_run,
         "verify": verify,
@@ -110,10 +126,12 @@ def command(
         else:
             print_written(built, manifest if as_json else _for_fields(manifest), as_json)
         if not as_json:
+            _print_tuning(manifest)
             _print_checks(manifest)
     elif isinstance(built, Manifest):
         print_written(None, built if as_json else _for_fields(built), as_json)
         if not as_json:
+            _print_tuning(built)
             _print_checks(built)
     else:
         _print_plan(built, as_json)
@@ -121,8 +139,10 @@ def command(
 
 def _bundle_options(options: dict[str, Any]) -> dict[str, Any]:
     """Keep what may be said beside a bundle; refuse what the bundle says itself."""
-    given = options | {"no_fuse": not options["fuse"]}
-    for name in ("table", "precision", "no_fuse", "threads", "dry_run", "tensorrt"):
+    chooses = options["global_attention"] is not None
+    given = options | {"no_fuse": not options["fuse"], "global_attention": chooses}
+    names = ("table", "precision", "no_fuse", "global_attention", "autotune_attention")
+    for name in (*names, "threads", "dry_run", "tensorrt"):
         if given[name]:
             what = "options of TensorRT are" if name == "tensorrt" else f"--{name} is"
             raise click.UsageError(
@@ -149,22 +169,31 @@ def _print_tensorrt(path: Path, manifest: Manifest) -> None:
     from edgeattn.graph.fuse_report import fusion_line
 
     click.echo(f"wrote {path} ({size(path.stat().st_size)})")
-    autotune = manifest.report.get("autotune", {"ways": []})
-    lines = [f"attention {w['way']}: {w['outcome']}, {w['reason']}" for w in autotune["ways"]]
+    lines = describe_report(manifest.report)
     if "fusion" in manifest.report:
-        lines.insert(0, f"fusion: {fusion_line(manifest.report['fusion'])}")
-    for line in [*describe_report(manifest.report), *lines]:
+        lines.append(f"fusion: {fusion_line(manifest.report['fusion'])}")
+    for line in lines:
         click.echo(f"  {line}")
 
 
 def _for_fields(manifest: Manifest) -> Manifest:
-    """Leave out what `_print_checks` tells, and say what became of attention in a line."""
+    """Leave out what has lines of its own, and say what became of attention in a line."""
     from edgeattn.graph.fuse_report import fusion_line
 
-    report = {name: value for name, value in manifest.report.items() if name != "seal"}
+    apart = ("autotune", "seal")
+    report = {name: value for name, value in manifest.report.items() if name not in apart}
     if "fusion" in report:
         report["fusion"] = fusion_line(report["fusion"])
     return replace(manifest, report=report)
+
+
+def _print_tuning(manifest: Manifest) -> None:
+    """Say how each engine that was tried did."""
+    from edgeattn.engine.autotune import autotune_lines
+
+    if "autotune" in manifest.report:
+        for line in autotune_lines(manifest.report["autotune"]):
+            click.echo(f"  {line}")
 
 
 def _print_checks(manifest: Manifest) -> None:

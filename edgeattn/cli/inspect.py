@@ -64,7 +64,9 @@ def command(
         print_json(described)
         return
     attention, ranges = described.pop("attention", []), described.pop("ranges", [])
-    lines = _tensorrt_lines(described.get("manifest", {}))
+    manifest = described.get("manifest", {})
+    lines = _tuning_lines(manifest)
+    lines = [*_tensorrt_lines(manifest), *lines]
     print_fields(described)
     for line in lines:
         click.echo(line)
@@ -87,6 +89,15 @@ def _tensorrt_lines(manifest: dict[str, Any]) -> list[str]:
     from edgeattn.engine.tensorrt.build_report import describe_report
 
     return describe_report(manifest.pop("report"))
+
+
+def _tuning_lines(manifest: dict[str, Any]) -> list[str]:
+    """Take out of an engine's manifest how the engines did that were tried; in lines."""
+    if "autotune" not in manifest.get("report", {}):
+        return []
+    from edgeattn.engine.autotune import autotune_lines
+
+    return autotune_lines(manifest["report"].pop("autotune"))
 
 
 def _group_row(group: dict[str, Any]) -> tuple[str, ...]:

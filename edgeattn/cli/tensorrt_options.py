@@ -112,16 +112,10 @@ _TARGET_OPTIONS = (
     *_RELEASE_OPTIONS,
 )
 
-# What any machine can be told; a bundle carries it.
-_BUNDLE_OPTIONS = (
+# What any machine can be told.
+_PORTABLE_OPTIONS = (
     *_SHAPE_OPTIONS,
     _WAY_OPTION,
-    _option(
-        _ATTENTION,
-        *("--autotune-attention", "autotune_attention"),
-        is_flag=True,
-        help="Build each of these ways, time them, keep the fastest and report all.",
-    ),
     _option(
         _ATTENTION,
         *("--embed-plugin", "embed_plugin"),
@@ -275,8 +269,18 @@ _BUNDLE_OPTIONS = (
         for name in ("--stronglyTyped", "--skipInference")
     ),
 )
+# A bundle carries that to a board; `build` has the flag for every engine.
+_BUNDLE_OPTIONS = (
+    *_PORTABLE_OPTIONS,
+    _option(
+        _ATTENTION,
+        *("--autotune-attention", "autotune_attention"),
+        is_flag=True,
+        help="Build each of these ways, time them, keep the fastest and report all.",
+    ),
+)
 _OPTIONS = (
-    *_BUNDLE_OPTIONS,
+    *_PORTABLE_OPTIONS,
     # What names files of one machine, or the machine itself.
     _PLUGIN_OPTION,
     _option(

@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from edgeattn.artifacts import (
     Manifest,
     Parent,
-    atomic_artifact,
     check_writable,
     manifest_path,
     sha256_of_file,
 )
 from edgeattn.engine.base import near_misses
-from edgeattn.engine.cpu_build import LoweredGraph, lower
+from edgeattn.engine.cpu_file import build_cpu_engine
+from edgeattn.engine.repeated_choice import RememberedChoice
 from edgeattn.engine.typed import make_typed
-from edgeattn.engine.verified import require_verified
+from edgeattn.engine.variants import Variant, make_variants
 from edgeattn.errors import ArtifactError, BuildError, MissingDependencyError
 from edgeattn.graph.files import graph_sha256
+from edgeattn.graph.fusion.found import GlobalChoice
 from edgeattn.plugin.driver import local_architectures
 
 if TYPE_CHECKING:
+    from edgeattn.engine.tensorrt.destination import Destination
     from edgeattn.engine.tensorrt.plan import BuildPlan
     from edgeattn.engine.tensorrt.request import TensorRtRequest
 
@@ -42,6 +44,8 @@ def build(
     table: Path | str | None = None,
     precision: str | None = None,
     fuse: bool = True,
+    global_attention: bool | None = None,
+    autotune_attention: bool = False,
     dry_run: Literal[False] = False,
     verify: bool = False,
     threads: int | None = None,
@@ -59,6 +63,8 @@ def build(
     table: Path | str | None = None,
     precision: str | None = None,
     fuse: bool = True,
+    global_attention: bool | None = None,
+    autotune_attention: bool = False,
     dry_run: Literal[True],
     verify: bool = False,
     threads: int | None = None,
@@ -75,6 +81,8 @@ def build(
     table: Path | str | None = None,
     precision: str | None = None,
     fuse: bool = True,
+    global_attention: bool | None = None,
+    autotune_attention: bool = False,
     dry_run: bool = False,
     verify: bool = False,
     threads: int | None = None,
@@ -96,6 +104,12 @@ def build(
         fuse: Put an attention node in the place of each window attention that the graph writes out,
             see `edgeattn.graph.fuse`. A graph with attention nodes is left as it is, and so is a
             quantized one, and one with a table, which belongs to the graph as it is written.
+        global_attention: Whether to fuse attention of every token to every token too, as one window
+            of the whole map. By default TensorRT gets the fused form where that is predicted to be
+            faster, see `edgeattn.engine.tensorrt.global_attention`, and the CPU does not.
+        autotune_attention: Build the graph as it is written and with attention fused, for TensorRT
+            each in every way that it has; check them, time them, keep the fastest. The manifest's
+            report has all under `autotune`. `global_attention` limits what is tried.
         dry_run: Write no engine. For the CPU everything else is done; for TensorRT, which need not
             be there, the build is planned.
         verify: Check the engine against the graph and against itself before it is written, see
@@ -132,57 +146,77 @@ def build(
     for written in (output, tensorrt.lowered_graph if tensorrt else None):
         if written and written.exists() and graph.exists() and written.samefile(graph):
             raise ArtifactError(f"the output {written} is the graph to build", "choose another")
+    if global_attention and not fuse:
+        raise BuildError(
+            "attention of all tokens to all was to be fused, and nothing at all",
+            "leave out one of --global-attention and --no-fuse",
+        )
+    request = None
+    takes: bool | GlobalChoice = bool(global_attention)
+    if kind == "tensorrt":
+        from edgeattn.engine.tensorrt.request import TensorRtRequest
+
+        request = tensorrt or TensorRtRequest()
+        where = _settle(request, dry_run=dry_run)
+        autotune_attention = autotune_attention or request.autotune_attention
+        if global_attention is None and fuse and not autotune_attention:
+            takes = _predicted(where, precision)
     parents = {"graph": Parent(graph.name, graph_sha256(graph))}
-    step = _Steps(progress, 3 + bool(precision) + verify)
+    step = _Steps(progress, None if autotune_attention else 3 + bool(precision) + verify)
     # Beside the output, so that large weights are written once and moved into place.
     with tempfile.TemporaryDirectory(
         prefix=".edgeattn-", dir=None if dry_run else output.absolute().parent
     ) as name:
         folder = Path(name)
-        typed = make_typed(graph, folder, table=table, precision=precision, fuse=fuse, step=step)
+        asked: dict[str, Any] = {"table": table, "precision": precision, "fuse": fuse, "step": step}
+        variants: tuple[Variant, ...] = ()
+        if autotune_attention:
+            variants = make_variants(graph, folder, global_attention=global_attention, **asked)
+            typed = variants[0].typed
+        else:
+            typed = make_typed(graph, folder, global_attention=takes, **asked)
         if table is not None:
             parents["table"] = Parent(Path(table).name, sha256_of_file(Path(table)))
-        options: dict[str, Any] = {"fuse": fuse}
-        found = {"fusion": typed.fusion} if typed.fusion else {}
-        if kind == "tensorrt":
+        made = takes.made if isinstance(takes, RememberedChoice) else takes
+        options: dict[str, Any] = {"fuse": fuse, "global_attention": made or False}
+        if request is not None:
             from edgeattn.engine.tensorrt.prepare import plan_build
-            from edgeattn.engine.tensorrt.request import TensorRtRequest
 
-            request = tensorrt or TensorRtRequest()
+            request = replace(request, autotune_attention=autotune_attention)
             if dry_run:
-                plan = plan_build(typed.model, parents, request, graph=graph, output=output)
-                return replace(plan, fusion=typed.fusion)
+                return plan_build(
+                    typed, parents, request, where, graph=graph, output=output, variants=variants
+                )
             from edgeattn.engine.tensorrt.engine_file import build_engine
 
             return build_engine(
-                typed.model,
+                typed,
                 parents,
                 request,
-                source=typed.file,
+                where,
                 output=output,
                 folder=folder,
+                variants=variants,
                 verify=verify,
                 options=options,
-                found=found,
                 progress=progress,
             )
-        step("lower and try it")
-        weights = folder / (output.name + ".data")
-        asked = {"threads": threads, "precision": precision}
-        options |= {name: value for name, value in asked.items() if value is not None}
-        lowered = lower(typed.model, parents, weights=weights, options=options)
-        report = ({"engine_choice": choice} if choice else {}) | found | lowered.manifest.report
-        with lowered.open() as opened:
-            if verify:
-                step("verify")
-                report["verify"] = require_verified(opened, typed.file)
-        lowered = replace(lowered, manifest=replace(lowered.manifest, report=report))
-        if dry_run:
-            return lowered.manifest
-        step("write")
-        _write(output, lowered, weights)
-        step("write")
-    return output
+        own = {"threads": threads, "precision": precision}
+        options |= {name: value for name, value in own.items() if value is not None}
+        manifest = build_cpu_engine(
+            typed,
+            parents,
+            output=output,
+            folder=folder,
+            variants=variants,
+            verify=verify,
+            dry_run=dry_run,
+            options=options,
+            report={"engine_choice": choice} if choice else {},
+            step=step,
+            progress=progress,
+        )
+    return manifest if dry_run else output
 
 
 def choose_engine(
@@ -226,25 +260,31 @@ def choose_engine(
     raise BuildError(f"there is no engine {engine}", near_misses(engine, known))
 
 
+def _settle(request: TensorRtRequest, *, dry_run: bool) -> Destination:
+    """Settle what a TensorRT engine is for, before minutes of work on the graph."""
+    from edgeattn.engine.tensorrt.destination import build_for, plan_for
+
+    settle = plan_for if dry_run else build_for
+    return settle(request.target, request.jetpack, request.tensorrt_version)
+
+
+def _predicted(where: Destination, precision: str | None) -> RememberedChoice:
+    """Choose by prediction which attention of all tokens to all is to be our plugin's."""
+    from edgeattn.engine.tensorrt.global_attention import global_choice, gpu_of
+
+    return RememberedChoice(global_choice(gpu_of(where), where.version, precision))
+
+
 def _why_not_tensorrt(is_installed: bool) -> str:
     if not is_installed:
         return "TensorRT is not installed here"
     return "" if local_architectures() else "there is no GPU here"
 
 
-def _write(output: Path, lowered: LoweredGraph, weights: Path) -> None:
-    """Write engine, weights if apart, and manifest, together or not at all."""
-    beside = [] if lowered.weights_folder is None else [weights.name]
-    with atomic_artifact(output, lowered.manifest, *beside) as (plan, *data):
-        plan.write_bytes(lowered.data)
-        for file in data:
-            weights.replace(file)
-
-
 class _Steps:
     """Counts steps for a progress callback."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress | None, total: int | None) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
     def __call__(self, what: str) -> None:

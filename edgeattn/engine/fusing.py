@@ -10,6 +10,7 @@ from edgeattn.engine.cpu_int8 import is_quantized
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants
 from edgeattn.graph.fuse_report import fuse_report
+from edgeattn.graph.fusion.found import GlobalChoice
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.passes.fuse_window_attention import fuse_window_attention
@@ -24,7 +25,10 @@ _HAS_TABLE = (
 
 
 def fuse_for_build(
-    model: onnx.ModelProto, *, has_table: bool = False
+    model: onnx.ModelProto,
+    *,
+    has_table: bool = False,
+    global_attention: bool | GlobalChoice = False,
 ) -> tuple[onnx.ModelProto, Report]:
     """Fuse the window attention of a graph that is to become an engine.
 
@@ -34,6 +38,7 @@ def fuse_for_build(
     Args:
         model: The graph; not changed.
         has_table: A calibration table of this graph was given; no other graph goes with it.
+        global_attention: As `fuse_window_attention` takes it.
 
     Returns:
         The graph to go on with, and what `fuse_report` tells; where the graph was not to be fused
@@ -47,5 +52,5 @@ def fuse_for_build(
         found = len(AttentionProducts(model.graph, Constants(model)).found)
         why = _HAS_TABLE if has_table else _QUANTIZED
         return model, {"found": found, "fused": 0, "left": found, "skipped": why} if found else {}
-    fusion = fuse_window_attention(model)
+    fusion = fuse_window_attention(model, global_attention=global_attention)
     return fusion.model, fuse_report(fusion) if fusion.attentions else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.artifacts import Manifest, read_manifest
 from edgeattn.engine.build import build
 from edgeattn.engine.sources import Sources
-from edgeattn.engine.typed import make_typed
+from edgeattn.engine.typed import BEFORE_CHOICES, fusing_of, make_typed
 from edgeattn.errors import BuildError
 from edgeattn.graph.files import embedded_manifest, load_graph
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, "int | None", str], None]
 
-# What a second build does otherwise on purpose, see `edgeattn.engine.tensorrt.rebuild`.
+# What a second build does otherwise on purpose: what won a race is built without another one, and
+# see `edgeattn.engine.tensorrt.rebuild`.
 _OTHERWISE = {"attention", "tensorrt.timing_cache", "tensorrt.no_timing_cache", "tensorrt.plugin"}
 
 
@@ -54,20 +55,24 @@ def rebuild(
 
         request = request_again(engine, manifest, plugin=plugin)
     precision = _quantized_to(engine, manifest, sources)
+    fusing = fusing_of(manifest)
+    choice = fusing.global_attention
     build(
         sources.graph,
         output,
         engine=manifest.target,
         table=sources.table,
         precision=precision,
-        fuse=manifest.options.get("fuse", False),  # older ones were built without
+        fuse=fusing.fuse,
+        # What was predicted for this machine is predicted for it again.
+        global_attention=choice if isinstance(choice, bool) else None,
         verify="verify" in manifest.report,
         threads=manifest.options.get("threads"),
         tensorrt=request,
         progress=progress,
     )
     built = read_manifest(output, verify=False)
-    for name, was, now in _differences(manifest.options, built.options):
+    for name, was, now in _differences(BEFORE_CHOICES | manifest.options, built.options):
         if name not in _OTHERWISE:
             raise BuildError(
                 f"{engine} cannot be built as it was: {name} was {was!r} and is {now!r}",
@@ -91,12 +96,14 @@ def typed_graph(engine: Path, sources: Sources, folder: Path) -> Path:
     precision = _quantized_to(engine, manifest, sources)
     if precision is None:
         return sources.graph
+    fusing = fusing_of(manifest)
     return make_typed(
         sources.graph,
         folder,
         table=sources.table,
         precision=precision,
-        fuse=manifest.options.get("fuse", False),
+        fuse=fusing.fuse,
+        global_attention=fusing.global_attention,
     ).file
 
 

@@ -75,7 +75,7 @@ def make_queries(
     """
     specs = tuple(_narrowed(spec, engine) for spec in reference.inputs)
     rng = np.random.default_rng(seed)
-    main, *others = shapes or _default_shapes(specs, reference)
+    main, *others = shapes or default_shapes(specs, reference)
     batch = _samples_of(specs, main)
     count = max(2, math.ceil(SAMPLES / batch))
     if inputs is None:
@@ -94,8 +94,16 @@ def _narrowed(spec: TensorSpec, engine: Engine) -> TensorSpec:
     return spec
 
 
-def _default_shapes(specs: Sequence[TensorSpec], reference: Reference) -> list[Shapes]:
-    """Give the fixed sizes; where the batch is free, some batches."""
+def default_shapes(specs: Sequence[TensorSpec], reference: Reference) -> list[Shapes]:
+    """Choose shapes that a graph takes: its fixed sizes; where the batch is free, some batches.
+
+    Args:
+        specs: The inputs.
+        reference: The graph on the CPU.
+
+    Raises:
+        DataError: If the graph runs with none of the sizes tried for its free dimensions.
+    """
     for size in _FREE_SIZES:
         main = _sized(specs, _BATCH, size)
         try:

@@ -13,7 +13,7 @@ from edgeattn.engine.batches import BATCH_SIZE
 from edgeattn.sweep.cases import Case
 from edgeattn.sweep.figures import conditions, figures
 from edgeattn.sweep.prepare import case_shapes
-from edgeattn.sweep.spec import TENSORRT_BUILDER_OPTIONS
+from edgeattn.sweep.spec import BUILD_OPTIONS, TENSORRT_BUILDER_OPTIONS
 
 Step = Callable[[str], None]
 
@@ -75,7 +75,9 @@ def _build_options(asked: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[
     from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
     from edgeattn.engine.tensorrt.request import TensorRtRequest
 
+    chosen = {name: given.pop(name) for name in BUILD_OPTIONS if name in given}
     builder = {name: given.pop(name) for name in TENSORRT_BUILDER_OPTIONS if name in given}
     profiles = (ShapeProfile(opt=dict(shapes)),) if shapes else ()
     options = TensorRtOptions(profiles=profiles, **builder)
-    return {"engine": "tensorrt", "tensorrt": TensorRtRequest(options=options, **given)}
+    request = TensorRtRequest(options=options, **given)
+    return {"engine": "tensorrt", "tensorrt": request, **chosen}

@@ -73,6 +73,8 @@ MEASURE = {
     "sustained_minutes": float,
 }
 _AT_LEAST_ONE = ("iterations", "streams")
+# Parameters of edgeattn.build for any engine.
+BUILD_OPTIONS = {"global_attention": bool, "autotune_attention": bool}
 _CPU_OPTIONS = {"threads": int}
 _QUANTIZE_OPTIONS = {"recipe": str}
 # Fields of TensorRtOptions, then of TensorRtRequest.
@@ -92,7 +94,6 @@ TENSORRT_BUILDER_OPTIONS = {
 }
 _TENSORRT_REQUEST_OPTIONS = {
     "attention": str,
-    "autotune_attention": bool,
     "require_precision": str,
 }
 TENSORRT_OPTIONS = TENSORRT_BUILDER_OPTIONS | _TENSORRT_REQUEST_OPTIONS
@@ -262,7 +263,7 @@ def _model(name: str, values: Any) -> SweptModel:
 
 def _options(name: str, values: Any) -> dict[str, Any]:
     where = f"[options.{name}]"
-    known = _CPU_OPTIONS | _QUANTIZE_OPTIONS | TENSORRT_OPTIONS
+    known = BUILD_OPTIONS | _CPU_OPTIONS | _QUANTIZE_OPTIONS | TENSORRT_OPTIONS
     options = _typed(_table(values, where), known, where)
     if options.get("recipe", RECIPES[0]) not in RECIPES:
         raise SpecError(

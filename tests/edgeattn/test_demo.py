@@ -18,9 +18,6 @@ from edgeattn.errors import ArtifactError, EngineError
 from edgeattn.models.registry import get_entry
 from edgeattn.profiling.report import read_report
 
-# One worker runs them all: each would walk the whole path by itself.
-pytestmark = pytest.mark.xdist_group("demo")
-
 FILES = [
     "mswin_nano.onnx",
     "mswin_nano.calib.json",

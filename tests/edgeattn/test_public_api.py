@@ -34,7 +34,8 @@ FUNCTIONS = {
     "sensitivity": ("graph table data labels", "recipe samples output html progress"),
     "build": (
         "graph output",
-        "engine table precision fuse dry_run verify threads tensorrt progress",
+        "engine table precision fuse global_attention autotune_attention dry_run verify threads "
+        "tensorrt progress",
     ),
     "write_bundle": (
         "graph output",

@@ -15,9 +15,17 @@ _ORIN = 87
 def check_attention(subject: Subject) -> Iterator[GraphFinding]:
     """Tell of each attention that TensorRT has to fuse by itself whether it can.
 
-    What our plugin computes is one kernel anyway.
+    What our plugin computes is one kernel anyway; where its heads are padded, it is said.
     """
     for attention in subject.lowered.attention:
+        if attention.padded:
+            yield GraphFinding(
+                "note",
+                "attention",
+                attention.name,
+                str(attention.padded),
+                "heads of a multiple of 8 channels cost nothing; --attention native pads none",
+            )
         if attention.obstacles:
             yield GraphFinding(
                 "warning",

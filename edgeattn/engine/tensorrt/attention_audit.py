@@ -56,6 +56,7 @@ class AttentionFinding:
         dtype: numpy's name of the type that it computes in; empty if the engine does not tell, and
             with `+` between them if pieces differ.
         reasons: Why it is not computed as the graph was lowered for; none if it is.
+        notes: What the lowering did that costs something, such as padded heads.
     """
 
     name: str
@@ -63,6 +64,7 @@ class AttentionFinding:
     layers: tuple[str, ...]
     dtype: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the finding into plain JSON values."""
@@ -125,6 +127,7 @@ class _Audit:
             tuple(layer.name for layer in layers),
             "" if "" in dtypes else "+".join(dtypes),
             tuple(self._reasons(verdict, layers, dtypes)),
+            (str(self._attention.padded),) if self._attention.padded else (),
         )
 
     def _verdict(self) -> tuple[AttentionVerdict, Sequence[EngineLayer]]:

@@ -6,7 +6,7 @@ A built engine is held to them: the audit looks up in which of its layers the no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import onnx
@@ -23,6 +23,7 @@ from edgeattn.graph.fused_mha import (
 from edgeattn.graph.half_types import HALF_TYPES
 from edgeattn.graph.nodes import is_standard
 from edgeattn.graph.op import attention_nodes, spec_of_node
+from edgeattn.graph.passes.pad_heads import PaddedHeads, UnfitHeads
 from edgeattn.graph.qdq_pairs import QdqPairs
 from edgeattn.graph.shapes import TensorType
 from edgeattn.graph.standard_attention import DecomposedGroup
@@ -55,6 +56,7 @@ class LoweredAttention:
         obstacles: What TensorRT's own fused attention has against it, in words; empty if nothing
             stands against it, and where the plugin computes it.
         asks_int8: Whether the source graph has it in INT8, whatever it was lowered to.
+        padded: How its heads were padded for the plugin; `None` if they were not.
     """
 
     name: str
@@ -66,6 +68,7 @@ class LoweredAttention:
     out_type: str
     obstacles: tuple[str, ...]
     asks_int8: bool = False
+    padded: PaddedHeads | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,15 @@ class Rewritten:
         groups: Head groups that became standard operators.
         reasons: Why attention that was to be in INT8 is not, by the label of written-out attention
             or by the name of a group.
+        padded: Heads that were padded for the plugin, by their node's name.
+        unfit: Heads that the plugin does not take and that could not be padded.
     """
 
     model: onnx.ModelProto
     groups: list[DecomposedGroup]
     reasons: dict[str, str]
+    padded: Mapping[str, PaddedHeads] = field(default_factory=dict)
+    unfit: tuple[UnfitHeads, ...] = ()
 
 
 def group_name(group: DecomposedGroup) -> str:
@@ -127,7 +134,9 @@ class AttentionBooks:
         if spec.qkv_quant_scale and not spec.out_quant_scale:
             out_type = PLUGIN_FLOAT
         types, asks_int8 = (in_type, out_type), bool(spec.qkv_quant_scale)
-        return LoweredAttention(name, False, "plugin", (name,), (name,), *types, (), asks_int8)
+        padded = self._rewritten.padded.get(name)
+        names = ((name,), (name,))
+        return LoweredAttention(name, False, "plugin", *names, *types, (), asks_int8, padded)
 
     def _of_group(self, group: DecomposedGroup) -> LoweredAttention:
         name, is_single = group_name(group), len(group.core) == 1

@@ -1,18 +1,16 @@
 """Our plugin or TensorRT's own attention? Build both, time both, keep the faster.
 
-A user is never slower for having used the toolkit, and never silently wrong: a way whose outputs
-are not the graph's is out of the race, whatever its speed.
+So too for what is to be attention nodes at all: a graph of somebody else may be fastest as it is
+written.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
@@ -20,17 +18,17 @@ from numpy.typing import NDArray
 
 from edgeattn.artifacts import Manifest
 from edgeattn.calibration.random_samples import random_array
-from edgeattn.engine.base import BoundQuery, Engine, TimedQuery
-from edgeattn.engine.reference import Expected, Reference, distance
+from edgeattn.engine.autotune import Autotuned, Candidate, Figures, Question, Time, compete
+from edgeattn.engine.base import Engine
+from edgeattn.engine.reference import Reference
 from edgeattn.engine.tensorrt.log import CapturedLog
 from edgeattn.engine.tensorrt.lowering import AttentionWay, LoweredForTensorRt, lower_for_tensorrt
 from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.engine.tensorrt.profiles import resolve_profiles
-from edgeattn.engine.tensorrt.race import RULE, Contest, Race, Timer, race
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
-from edgeattn.errors import BuildError, EdgeAttnError, EngineError, GraphError, PluginError
+from edgeattn.engine.variants import Variant, as_written
+from edgeattn.errors import EngineError
 from edgeattn.graph.files import input_specs
-from edgeattn.graph.op import attention_nodes
 
 if TYPE_CHECKING:
     from edgeattn.engine.tensorrt.build import TensorRtBuild
@@ -43,79 +41,52 @@ Build = Callable[
 Open = Callable[
     ["TensorRtBuild", LoweredForTensorRt, TensorRtOptions], AbstractContextManager[Engine]
 ]
-Time = Callable[[BoundQuery], float]
 
-# What can go wrong with one way while another works. A missing TensorRT fails them all.
-_FAILURES = (BuildError, EngineError, GraphError, PluginError)
+_FORMS = {"windows": "", "everything": ", global too", "as written": ", as written"}
 
 
 @dataclass(frozen=True)
-class WayResult:
-    """What became of one way.
+class BuiltWay:
+    """One engine in the race.
 
     Attributes:
-        way: The way.
-        outcome: `won`; `lost`; or `failed`, to build, to open or to compute the graph.
-        reason: Why, in words.
-        median_ms: Median time of a query; `None` if it failed.
-        contest: How it did against the first; `None` for the first itself, or if it failed.
-        build_seconds: Time of its build; `None` if that failed.
-        plan_bytes: Size of its engine, likewise.
-        device_memory_bytes: Working memory of its engine, likewise.
-        faults: What TensorRT would not compute as the graph says.
-    """
-
-    way: AttentionWay
-    outcome: Literal["won", "lost", "failed"]
-    reason: str
-    median_ms: float | None = None
-    contest: Contest | None = None
-    build_seconds: float | None = None
-    plan_bytes: int | None = None
-    device_memory_bytes: int | None = None
-    faults: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn the result into JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        contest = self.contest.to_dict() if self.contest else None
-        return values | {"contest": contest, "faults": list(self.faults)}
-
-
-@dataclass(frozen=True)
-class AutotuneResult:
-    """The way to keep, and how it was found.
-
-    Attributes:
-        build: The engine of the winner.
         lowered: Its graph.
-        ways: Every way that was tried, in the order of preference.
+        build: What TensorRT made of it.
     """
 
-    build: TensorRtBuild
     lowered: LoweredForTensorRt
-    ways: tuple[WayResult, ...]
-
-    @property
-    def winner(self) -> AttentionWay:
-        """The way to keep."""
-        return self.lowered.way
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn the result into JSON values."""
-        ways = [way.to_dict() for way in self.ways]
-        return {"winner": self.winner, "rule": RULE, "ways": ways}
-
-    def lines(self) -> list[str]:
-        """Say it in words, one line for each way."""
-        return [f"attention {way.way}: {way.outcome}, {way.reason}" for way in self.ways]
+    build: TensorRtBuild
 
 
-def attention_ways(model: onnx.ModelProto, version: TensorRtVersion) -> tuple[AttentionWay, ...]:
-    """List the ways to try, the preferred first: where two are equally fast, the first is kept."""
-    if not attention_nodes(model):
-        return ("native",)
-    return ("plugin", "native", *(("attention",) if version.has_attention_operator else ()))
+def tensorrt_candidates(
+    variants: tuple[Variant, ...], version: TensorRtVersion
+) -> tuple[Candidate, ...]:
+    """List the engines to try, the preferred first: where two are equally fast, it is kept.
+
+    The plugin for each form of the graph that has attention nodes, standard operators for the first
+    of these and for the graph as it is written, ONNX's Attention where this TensorRT has it. The
+    preferred form comes first also where nothing is fused in it.
+
+    Args:
+        variants: Forms of the graph, the preferred first.
+        version: The TensorRT at hand.
+    """
+    fused = [variant for variant in variants if variant.has_attention]
+    plain = [variant for variant in variants if not variant.has_attention]
+    ways: list[tuple[AttentionWay, Variant]] = [("plugin", variant) for variant in fused]
+    ways += [("native", variant) for variant in (*fused[:1], *plain)]
+    if version.has_attention_operator:
+        ways += [("attention", variant) for variant in fused[:1]]
+    if plain and plain[0] is variants[0]:
+        ways.sort(key=lambda way: way[1] is not plain[0])
+    return tuple(Candidate(way + _form(variant, variants), variant, way) for way, variant in ways)
+
+
+def _form(variant: Variant, variants: tuple[Variant, ...]) -> str:
+    """Name a form of the graph after what sets it apart; nothing does where it is alone."""
+    if len(variants) == 1:
+        return ""
+    return _FORMS[variant.name if variant.is_fused else "as written"]
 
 
 def build_way(
@@ -125,7 +96,7 @@ def build_way(
     progress: Progress | None,
     log: CapturedLog | None,
 ) -> TensorRtBuild:
-    """Build one way with TensorRT."""
+    """Build one engine with TensorRT."""
     from edgeattn.engine.tensorrt.build import build_plan
 
     return build_plan(lowered, options, plan, progress=progress, log=log)
@@ -146,19 +117,8 @@ def open_way(
     )
 
 
-def time_query(query: BoundQuery) -> float:
-    """Run a query once: milliseconds of its copies and computation, else of the call."""
-    if isinstance(query, TimedQuery):
-        times = query.timed()
-        copies = times.end_h2d_ns - times.start_h2d_ns + times.end_d2h_ns - times.start_d2h_ns
-        return (copies + times.end_compute_ns - times.start_compute_ns) / 1e6
-    start = time.perf_counter_ns()
-    query()
-    return (time.perf_counter_ns() - start) / 1e6
-
-
 def autotune_attention(
-    model: onnx.ModelProto,
+    variants: tuple[Variant, ...],
     options: TensorRtOptions,
     folder: Path,
     *,
@@ -167,106 +127,61 @@ def autotune_attention(
     log: CapturedLog | None = None,
     build: Build = build_way,
     open_engine: Open = open_way,
-    time_query: Time = time_query,
-) -> AutotuneResult:
-    """Build a graph with attention in each way, and keep the fastest that is right.
+    time_query: Time | None = None,
+) -> Autotuned[BuiltWay]:
+    """Build each candidate, and keep the fastest that is right; see `compete`.
 
-    All engines are open at the same time and take turns on the same inputs, of the first profile's
-    optimal shapes. A way that cannot be built or opened, or whose outputs are not within tolerance
-    of what the CPU computes, is reported with the reason, and another one wins.
+    The inputs have the first profile's optimal shapes.
 
     Args:
-        model: The typed graph.
+        variants: Forms of the typed graph, the preferred first.
         options: Options of the builds.
         folder: Where the engines go; the winner's stays there.
         version: The TensorRT at hand.
         progress: Called with steps done, steps in all, and the step at hand.
         log: What TensorRT says is added to it.
-        build: Builds one way.
+        build: Builds one engine.
         open_engine: Opens what was built.
-        time_query: Runs a query once and tells its milliseconds.
+        time_query: Runs a query once and tells its milliseconds; by default `query_ms`.
 
     Raises:
-        BuildError: If every way fails; the message has the reasons.
+        BuildError: If every candidate fails, each for another reason.
+        EdgeAttnError: What every build fails with, if that is one and the same.
         MissingDependencyError: If TensorRT is not installed.
     """
-    ways = attention_ways(model, version)
-    built: dict[AttentionWay, tuple[LoweredForTensorRt, TensorRtBuild]] = {}
-    failures: dict[AttentionWay, EdgeAttnError] = {}
-    for way in ways:
-        report = None
-        if progress is not None:
-            report = _prefixed(progress, way)
-            report(0, None, "lower")
-        try:
-            lowered = lower_for_tensorrt(model, version, way=way)
-            plan = folder / f"{way}.plan"
-            built[way] = lowered, build(lowered, options, plan, report, log)
-        except _FAILURES as err:
-            failures[way] = err
-    if progress is not None:
-        progress(len(ways), len(ways) + 1, "time the ways in turns")
-    found = None
-    if len(built) > 1:
-        found = _time(model, options, built, failures, open_engine, time_query)
-    kept = [way for way in ways if way not in failures]
-    if not kept:
-        raise _all_failed(failures)
-    winner = found.winner if found and found.winner in kept else kept[0]
-    results = tuple(_result(way, ways, winner, built, failures, found) for way in ways)
-    for way, (_, loser) in built.items():
-        if way != winner:
-            loser.plan.unlink(missing_ok=True)
-    lowered, engine = next(pair for way, pair in built.items() if way == winner)
-    return AutotuneResult(engine, lowered, results)
+    given = as_written(variants).model
+
+    def build_one(candidate: Candidate, report: Progress | None) -> BuiltWay:
+        way = cast(AttentionWay, candidate.way)
+        lowered = lower_for_tensorrt(candidate.variant.typed.model, version, way=way)
+        plan = folder / f"{candidate.name.replace(', ', '-').replace(' ', '-')}.plan"
+        return BuiltWay(lowered, build(lowered, options, plan, report, log))
+
+    tuned = compete(
+        tensorrt_candidates(variants, version),
+        build_one,
+        lambda built: open_engine(built.build, built.lowered, options),
+        lambda: _question(given, options),
+        _figures,
+        time_query=time_query,
+        progress=progress,
+    )
+    for loser in tuned.losers:
+        loser.build.plan.unlink(missing_ok=True)
+    return tuned
 
 
-def _prefixed(progress: Progress, way: AttentionWay) -> Progress:
-    return lambda done, total, what: progress(done, total, f"attention {way}: {what}")
+def _question(model: onnx.ModelProto, options: TensorRtOptions) -> Question:
+    """Draw inputs of the shapes that the engines are tuned for, and compute what should come out.
 
-
-def _time(
-    model: onnx.ModelProto,
-    options: TensorRtOptions,
-    built: Mapping[AttentionWay, tuple[LoweredForTensorRt, TensorRtBuild]],
-    failures: dict[AttentionWay, EdgeAttnError],
-    open_engine: Open,
-    time_query: Time,
-) -> Race | None:
-    """Open the engines, check what they compute and race those that are right."""
-    inputs = _inputs(model, options)
-    expected, precisions = _expected(model, inputs, options)
-    timers: dict[str, Timer] = {}
-    with contextlib.ExitStack() as stack:
-        for way, (lowered, engine) in built.items():
-            try:
-                opened = stack.enter_context(open_engine(engine, lowered, options))
-                query = opened.bind(inputs)
-                query()
-                _check_outputs(query.outputs(), expected, precisions)
-            except _FAILURES as err:
-                failures[way] = err
-                continue
-            timers[way] = _timer(query, time_query)
-        return race(timers) if timers else None
-
-
-def _timer(query: BoundQuery, time_query: Time) -> Timer:
-    return lambda: time_query(query)
-
-
-def _inputs(model: onnx.ModelProto, options: TensorRtOptions) -> dict[str, NDArray[Any]]:
-    """Draw inputs of the shapes that the engines are tuned for."""
+    Nothing is expected where the CPU cannot run the graph.
+    """
     specs = input_specs(model)
     (profile, *_) = resolve_profiles(options, specs)
     rng = np.random.default_rng(0)
-    return {spec.name: random_array(spec, tuple(profile.opt[spec.name]), rng) for spec in specs}
-
-
-def _expected(
-    model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], options: TensorRtOptions
-) -> tuple[Expected | None, list[str]]:
-    """Compute on the CPU what should come out; `None` where it cannot run the graph."""
+    inputs: dict[str, NDArray[Any]] = {
+        spec.name: random_array(spec, tuple(profile.opt[spec.name]), rng) for spec in specs
+    }
     try:
         with Reference(model) as reference:
             precisions = list(reference.precisions)
@@ -274,80 +189,11 @@ def _expected(
                 precisions.append("int8")
             elif precisions == ["fp32"] and options.tf32:
                 precisions = ["tf32"]
-            return reference.run(inputs), precisions
+            return Question(inputs, reference.run(inputs), precisions)
     except EngineError:
-        return None, []
+        return Question(inputs)
 
 
-def _check_outputs(
-    outputs: Mapping[str, NDArray[Any]], expected: Expected | None, precisions: list[str]
-) -> None:
-    """Refuse outputs that are not the graph's.
-
-    Raises:
-        EngineError: If one is out of tolerance.
-    """
-    if expected is None:
-        return
-    for name, exact in expected.exact.items():
-        bound = expected.tolerance(name, precisions)
-        found = distance(exact, outputs[name])
-        if not found.fits(bound):
-            raise EngineError(
-                f"its output {name} is {found} from what the graph computes; allowed are {bound}"
-            )
-
-
-def _result(
-    way: AttentionWay,
-    ways: tuple[AttentionWay, ...],
-    winner: AttentionWay,
-    built: Mapping[AttentionWay, tuple[LoweredForTensorRt, TensorRtBuild]],
-    failures: Mapping[AttentionWay, EdgeAttnError],
-    found: Race | None,
-) -> WayResult:
-    figures: dict[str, Any] = {}
-    if way in built:
-        lowered, engine = built[way]
-        figures = {
-            "build_seconds": engine.seconds,
-            "plan_bytes": engine.plan_bytes,
-            "device_memory_bytes": engine.device_memory_bytes,
-            "faults": lowered.faults,
-        }
-    if way in failures:
-        return WayResult(way, "failed", failures[way].message, **figures)
-    contest = next((c for c in found.contests if c.name == way), None) if found else None
-    median = contest.median_ms if contest else (found.baseline_ms if found else None)
-    outcome: Literal["won", "lost"] = "won" if way == winner else "lost"
-    if len(ways) == 1:
-        reason = "the graph has no attention node, so there is nothing to choose"
-    elif found is None or not found.contests:
-        reason = "the only way that works"
-    else:
-        reason = _sentence(way, winner, contest, found)
-    return WayResult(way, outcome, reason, median, contest, **figures)
-
-
-def _sentence(way: AttentionWay, winner: AttentionWay, contest: Contest | None, found: Race) -> str:
-    if contest is None:
-        kept = "no other way is surely faster" if way == winner else f"{winner} is surely faster"
-        return f"{found.baseline_ms:.4g} ms, {kept}"
-    low, high = contest.interval
-    verdict = {
-        "faster": "surely faster",
-        "not faster": "not faster by the margin",
-        "undecided": "too close to tell",
-    }[contest.outcome]
-    if contest.outcome == "faster" and way != winner:
-        verdict += f", but {winner} is faster still"
-    return (
-        f"{contest.median_ms:.4g} ms, {contest.ratio:.3f} times that of {found.baseline} "
-        f"({low:.3f} to {high:.3f}), ahead in {contest.wins} of {contest.rounds} rounds: {verdict}"
-    )
-
-
-def _all_failed(failures: Mapping[AttentionWay, EdgeAttnError]) -> BuildError:
-    reasons = "; ".join(f"{way}: {err.message}" for way, err in failures.items())
-    hints = [err.hint for err in failures.values() if err.hint]
-    return BuildError(f"attention can be built in no way: {reasons}", hints[0] if hints else "")
+def _figures(built: BuiltWay) -> Figures:
+    build = built.build
+    return Figures(build.seconds, build.plan_bytes, build.device_memory_bytes, built.lowered.faults)

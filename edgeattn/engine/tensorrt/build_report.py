@@ -122,6 +122,9 @@ def _describe_attention(attention: Sequence[Mapping[str, Any]]) -> Iterator[str]
     for each in attention:
         if each["reasons"]:
             yield f"  {each['name']}, {_VERDICTS[each['verdict']]}: {'; '.join(each['reasons'])}"
+    noted = Counter(note for each in attention for note in each.get("notes", ()))
+    for note, count in noted.items():
+        yield f"  {_count(count, 'attention')}: {note}"
 
 
 def _describe_precision(precision: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from edgeattn.artifacts import Manifest
 from edgeattn.engine.sources import Sources, find_sources
 from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt, lower_for_tensorrt
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
-from edgeattn.engine.typed import make_typed
+from edgeattn.engine.typed import fusing_of, make_typed
 from edgeattn.errors import ArtifactError, SpecError
 
 
@@ -57,9 +57,14 @@ def _lower(
             f"the manifest of {plan} does not say how the engine was built: {err!r}",
             "build the engine again",
         ) from err
-    fuse = manifest.options.get("fuse", False)  # older engines were built without
+    fusing = fusing_of(manifest)
     with tempfile.TemporaryDirectory(prefix="edgeattn-") as name:
         typed = make_typed(
-            sources.graph, Path(name), table=sources.table, precision=precision, fuse=fuse
+            sources.graph,
+            Path(name),
+            table=sources.table,
+            precision=precision,
+            fuse=fusing.fuse,
+            global_attention=fusing.global_attention,
         )
     return lower_for_tensorrt(typed.model, version, way=way)

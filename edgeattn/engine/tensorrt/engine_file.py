@@ -14,7 +14,7 @@ from edgeattn.artifacts import Manifest, Parent, atomic_artifact, sha256_of_file
 from edgeattn.engine.tensorrt.autotune import autotune_attention
 from edgeattn.engine.tensorrt.build import TensorRtBuild, build_plan
 from edgeattn.engine.tensorrt.build_report import describe_report, make_build_report
-from edgeattn.engine.tensorrt.destination import Destination, build_for
+from edgeattn.engine.tensorrt.destination import Destination
 from edgeattn.engine.tensorrt.gpu import identify_gpu
 from edgeattn.engine.tensorrt.log import CapturedLog
 from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt, lower_for_tensorrt
@@ -24,6 +24,8 @@ from edgeattn.engine.tensorrt.precision import PrecisionShares, check_required_p
 from edgeattn.engine.tensorrt.prepare import Prepared, prepare
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.engine.tensorrt.run import TensorRtEngine
+from edgeattn.engine.typed import TypedGraph
+from edgeattn.engine.variants import Variant
 from edgeattn.engine.verified import require_verified
 from edgeattn.errors import BuildError, EdgeAttnError
 from edgeattn.graph.files import input_specs
@@ -34,16 +36,16 @@ _log = logging.getLogger(__name__)
 
 
 def build_engine(
-    model: onnx.ModelProto,
+    typed: TypedGraph,
     parents: Mapping[str, Parent],
     request: TensorRtRequest,
+    where: Destination,
     *,
-    source: Path,
     output: Path,
     folder: Path,
+    variants: tuple[Variant, ...] = (),
     verify: bool = False,
     options: Mapping[str, Any] | None = None,
-    found: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Build an engine, prove what it is, and write it with its manifest.
@@ -51,15 +53,15 @@ def build_engine(
     What TensorRT said goes to a log beside the engine, whether it could be built or not.
 
     Args:
-        model: The typed graph.
+        typed: The graph to build from.
         parents: Files it was made from.
         request: What is asked for.
-        source: File of the typed graph.
+        where: What the engine is for: this machine.
         output: The engine to write.
         folder: Temporary folder on the same file system.
+        variants: Forms of the graph to choose from instead, the preferred first.
         verify: Build it twice, and check it against the graph, the CPU and the second build.
         options: Options of the steps before, for the manifest.
-        found: What those steps found, for its report.
         progress: Called with steps done, steps in all, and the step at hand.
 
     Returns:
@@ -72,54 +74,46 @@ def build_engine(
         GraphError: If the graph is malformed, or a weight is NaN or infinite.
         MissingDependencyError: If TensorRT or pycuda cannot be imported.
         PluginError: If the plugin library is missing or does not fit.
-        TargetError: If the target is unknown.
     """
-    where = build_for(request.target, request.jetpack, request.tensorrt_version)
-    prepared = prepare(model, parents, request, where)
+    prepared = prepare(typed.model, parents, request, where)
     for fault in prepared.lowered.faults:
         _log.warning("TensorRT %s: %s", where.version, fault)
     log = CapturedLog()
     try:
-        built, lowered, tuned = _build(
-            model, prepared, request, folder / output.name, log, progress
-        )
+        if variants:
+            tuned = autotune_attention(
+                variants,
+                prepared.options,
+                folder,
+                version=where.version,
+                progress=progress,
+                log=log,
+            )
+            typed, variant = tuned.winner.variant.typed, tuned.winner.variant
+            built, lowered = tuned.built.build, tuned.built.lowered
+            found, given = {"autotune": tuned.to_dict()}, dict(options or {}) | variant.options
+        else:
+            plan, lowered = folder / output.name, prepared.lowered
+            built = build_plan(lowered, prepared.options, plan, progress=progress, log=log)
+            found, given = {}, dict(options or {})
     except EdgeAttnError as err:
         raise _with_log(err, log, output) from err
     log.write(log_path(output))
-    report = dict(found or {}) | make_build_report(built, lowered, prepared.options.profiles)
-    report |= tuned
+    report: dict[str, Any] = {"fusion": dict(typed.fusion)} if typed.fusion else {}
+    report |= found | make_build_report(built, lowered, prepared.options.profiles)
     report |= {"gpu": asdict(identify_gpu(prepared.options.device))}
     report |= {"plugin": [_describe_plugin(path) for path in built.used_plugin_libraries]}
     if request.require_precision is not None:
         _require_precision(report, request.require_precision)
-    manifest = _manifest(model, parents, request, prepared, where, options or {}, report)
+    manifest = _manifest(typed.model, parents, request, prepared, where, given, report)
     if verify:
         # Anew: a build moves the weights out of a graph that is too large for one file.
-        again = lower_for_tensorrt(model, lowered.version, way=lowered.way)
-        checks = _verify(built, manifest, again, prepared.options, source, progress)
+        again = lower_for_tensorrt(typed.model, lowered.version, way=lowered.way)
+        checks = _verify(built, manifest, again, prepared.options, typed.file, progress)
         manifest = replace(manifest, report=report | {"verify": checks})
     with atomic_artifact(output, manifest) as (plan,):
         built.plan.replace(plan)
     return output
-
-
-def _build(
-    model: onnx.ModelProto,
-    prepared: Prepared,
-    request: TensorRtRequest,
-    plan: Path,
-    log: CapturedLog,
-    progress: Progress | None,
-) -> tuple[TensorRtBuild, LoweredForTensorRt, dict[str, Any]]:
-    """Build the plan, or the fastest of several; returns its graph and what autotuning found."""
-    options, lowered = prepared.options, prepared.lowered
-    if not request.autotune_attention:
-        built = build_plan(lowered, options, plan, progress=progress, log=log)
-        return built, lowered, {}
-    tuned = autotune_attention(
-        model, options, plan.parent, version=lowered.version, progress=progress, log=log
-    )
-    return tuned.build, tuned.lowered, {"autotune": tuned.to_dict()}
 
 
 def _with_log(err: EdgeAttnError, log: CapturedLog, output: Path) -> EdgeAttnError:

@@ -37,6 +37,7 @@ from edgeattn.graph.passes.attention_op import write_attention_op
 from edgeattn.graph.passes.bool_equal import rewrite_bool_equal
 from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
 from edgeattn.graph.passes.int8_mha import lower_int8_mha, release_written_int8
+from edgeattn.graph.passes.pad_heads import pad_heads
 from edgeattn.graph.qdq_pairs import QdqPairs
 from edgeattn.graph.shapes import infer_types
 
@@ -94,7 +95,8 @@ def lower_for_tensorrt(
         model: A graph in the precision that the engine shall have; not changed.
         version: The TensorRT that shall read it.
         way: What to make of attention nodes: keep them for the plugin, with the Q/DQ around them
-            folded in; standard operators; or ONNX's Attention, where tokens share their keys.
+            folded in and heads padded to the sizes that it takes; standard operators; or ONNX's
+            Attention, where tokens share their keys.
 
     Raises:
         BuildError: If the version is not supported or has no ONNX Attention.
@@ -165,7 +167,9 @@ def _rewrite(source: onnx.ModelProto, way: AttentionWay, precision: str) -> Rewr
     if way == "plugin":
         lowered = fold_attention_qdq(released)
         _cast_half_outputs(lowered)
-        return Rewritten(lowered, [], reasons)
+        name_nodes(lowered.graph)
+        fitting = pad_heads(lowered)
+        return Rewritten(fitting.model, [], reasons, fitting.padded, fitting.unfit)
     return Rewritten(*write_attention_op(released), reasons)
 
 
@@ -189,6 +193,8 @@ def _attention_faults(
     source: onnx.ModelProto, rewritten: Rewritten, way: AttentionWay
 ) -> Iterator[Fault]:
     """List what of the attention nodes is not computed as the graph says."""
+    for unfit in rewritten.unfit:
+        yield Fault(unfit.reason, unfit.node, "attention")
     types, pairs = infer_types(source), QdqPairs(source)
     in_int8 = {n.name for n in attention_nodes(rewritten.model) if spec_of_node(n).qkv_quant_scale}
     if way == "native":

@@ -69,6 +69,8 @@ class BuildPlan:
         memory: What speaks against a build in this machine's memory; none for another machine.
         trtexec: The same build as arguments of trtexec.
         fusion: What became of attention that the graph writes out, see `edgeattn.engine.fusing`.
+        candidates: Engines that would be tried, the first of which is the one described here; none
+            if it is the only one.
     """
 
     graph: str
@@ -93,6 +95,7 @@ class BuildPlan:
     memory: tuple[MemoryFinding, ...]
     trtexec: tuple[str, ...]
     fusion: Mapping[str, Any] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the plan into JSON values."""
@@ -121,6 +124,7 @@ class BuildPlan:
 _PLAIN = (
     *("graph", "files", "way", "precision", "nodes", "opset", "weights_bytes"),
     *("largest_tensor", "largest_bytes", "are_shapes_exported", "options", "faults", "fusion"),
+    "candidates",
 )
 
 
@@ -135,6 +139,8 @@ def make_plan(
     lowered_graph: Path | None = None,
     library: Path | None = None,
     memory: Sequence[MemoryFinding] = (),
+    fusion: Mapping[str, Any] | None = None,
+    candidates: Sequence[str] = (),
 ) -> BuildPlan:
     """Put together what a build would do.
 
@@ -148,6 +154,8 @@ def make_plan(
         lowered_graph: Where the lowered graph is written; none if it is not.
         library: The plugin library that would be loaded; none if there is none here.
         memory: What speaks against building it here.
+        fusion: What became of attention that the graph writes out.
+        candidates: Engines that would be tried, if it is to be autotuned.
 
     Returns:
         The plan.
@@ -185,6 +193,8 @@ def make_plan(
         lowered.faults,
         tuple(memory),
         tuple(trtexec_command(parsed, output, options, ranges, destination.version, plugin)),
+        fusion or {},
+        tuple(candidates),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from edgeattn.engine.autotune import NOTHING_TO_CHOOSE
 from edgeattn.engine.tensorrt.lowering import AttentionWay
 from edgeattn.engine.tensorrt.memory import usual_build_bytes
 from edgeattn.engine.tensorrt.options import ShapeProfile
@@ -87,19 +88,31 @@ def _about_attention(plan: BuildPlan) -> Iterator[Row]:
     if not plan.attention:
         yield "attention", "none"
         return
-    alike: dict[tuple[AttentionWay, str, str], list[str]] = {}
+    alike: dict[tuple[AttentionWay, str, str, str], list[str]] = {}
     for each in plan.attention:
         types = f"{each.in_type or '?'} to {each.out_type or '?'}"
-        alike.setdefault((each.way, types, "; ".join(each.obstacles)), []).append(each.name)
+        key = (each.way, types, "; ".join(each.obstacles), str(each.padded or ""))
+        alike.setdefault(key, []).append(each.name)
     name = "attention"
-    for (way, types, obstacles), names in alike.items():
+    for (way, types, obstacles, padded), names in alike.items():
         yield name, f"{len(names)} by {_WAYS[way]}, {types}"
         yield from (("", f"  {label}") for label in names[:_MOST_NAMES])
         if len(names) > _MOST_NAMES:
             yield "", f"  and {len(names) - _MOST_NAMES} more"
         if obstacles:
             yield "", f"  TensorRT will not fuse them: {obstacles}"
+        if padded:
+            yield "", f"  {padded}"
         name = ""
+
+
+def _about_tuning(plan: BuildPlan) -> Iterator[Row]:
+    if len(plan.candidates) > 1:
+        count = len(plan.candidates)
+        yield "tries", f"{count} engines; the first, planned here, stays if none is surely faster"
+        yield from (("", f"  {name}") for name in plan.candidates)
+    elif plan.candidates:
+        yield "tries", NOTHING_TO_CHOOSE
 
 
 def _about_plugin(plan: BuildPlan) -> Iterator[Row]:
@@ -151,6 +164,7 @@ _PARTS = (
     _about_tensors,
     _about_fusion,
     _about_attention,
+    _about_tuning,
     _about_plugin,
     _about_resources,
     _about_settings,

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import onnx
 
 from edgeattn.artifacts import Manifest, Parent
-from edgeattn.engine.tensorrt.destination import Destination, plan_for
-from edgeattn.engine.tensorrt.lowering import LoweredForTensorRt, lower_for_tensorrt
+from edgeattn.engine.tensorrt.autotune import tensorrt_candidates
+from edgeattn.engine.tensorrt.destination import Destination
+from edgeattn.engine.tensorrt.lowering import AttentionWay, LoweredForTensorRt, lower_for_tensorrt
 from edgeattn.engine.tensorrt.memory import check_memory, read_memory
 from edgeattn.engine.tensorrt.options import ShapeProfile, TensorRtOptions
 from edgeattn.engine.tensorrt.plan import BuildPlan, make_plan, weights_of
@@ -22,6 +24,8 @@ from edgeattn.engine.tensorrt.precision import (
 )
 from edgeattn.engine.tensorrt.profiles import resolve_profiles
 from edgeattn.engine.tensorrt.request import TensorRtRequest
+from edgeattn.engine.typed import TypedGraph
+from edgeattn.engine.variants import Variant
 from edgeattn.graph.files import embedded_manifest, input_specs, save_graph
 from edgeattn.graph.finite import check_finite
 from edgeattn.plugin.build import find_plugin_library
@@ -126,30 +130,35 @@ def _save_lowered(lowered: LoweredForTensorRt, parents: Mapping[str, Parent], pa
 
 
 def plan_build(
-    model: onnx.ModelProto,
+    typed: TypedGraph,
     parents: Mapping[str, Parent],
     request: TensorRtRequest,
+    where: Destination,
     *,
     graph: Path,
     output: Path,
+    variants: tuple[Variant, ...] = (),
 ) -> BuildPlan:
     """Plan a build; of TensorRT and GPU nothing needs to be here.
 
     Args:
-        model: The typed graph.
+        typed: The graph.
         parents: Files it was made from.
         request: What is asked for.
+        where: What the engine is for.
         graph: File that it comes from.
         output: The engine to be.
+        variants: Forms of the graph that would be tried, the preferred first; that one is planned.
 
     Raises:
         ArtifactError: If the lowered graph was asked for and cannot be written.
         BuildError: If it could not be built as asked.
         GraphError: If the graph is malformed, or a weight is NaN or infinite.
-        TargetError: If the target is unknown.
     """
-    where = plan_for(request.target, request.jetpack, request.tensorrt_version)
-    prepared = prepare(model, parents, request, where)
+    candidates = tensorrt_candidates(variants, where.version) if variants else ()
+    if candidates:
+        request = replace(request, attention=cast(AttentionWay, candidates[0].way))
+    prepared = prepare(typed.model, parents, request, where)
     options, library, memory = prepared.options, prepared.options.plugin, []
     if where.target is None and where.architectures:
         library = library or find_plugin_library(where.version.major)
@@ -168,4 +177,6 @@ def plan_build(
         are_shapes_exported=prepared.are_shapes_exported,
         library=library,
         memory=memory,
+        fusion=typed.fusion,
+        candidates=[candidate.name for candidate in candidates],
     )

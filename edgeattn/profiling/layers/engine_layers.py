@@ -5,14 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn.engine.base import Engine
 from edgeattn.engine.cpu import CpuEngine
-from edgeattn.engine.host import read_text
 from edgeattn.errors import ArtifactError, EdgeAttnError, EngineError
 from edgeattn.profiling.layers.cpu import profile_cpu_layers
 from edgeattn.profiling.layers.cpu_ceiling import cpu_ceiling
@@ -20,7 +18,6 @@ from edgeattn.profiling.layers.roofline import Ceiling, gpu_ceiling
 from edgeattn.profiling.layers.rows import LayerProfile
 from edgeattn.profiling.layers.tensorrt import tensorrt_layer_profile
 from edgeattn.profiling.measure import measure
-from edgeattn.targets import find_gpu
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +30,6 @@ Progress = Callable[[int, "int | None", str], None]
 # Of TensorRT's layers: the typical runs are a fifth of these.
 _RUNS = 50
 _WHOLE: dict[str, Any] = {"iterations": 20, "duration_s": 0.2, "warm_up_ms": 100.0}
-_DEVICE_TREE = Path("/proc/device-tree/model")
 
 
 def engine_layers(
@@ -132,13 +128,9 @@ def _graph(engine: TensorRtEngine) -> tuple[onnx.ModelProto | None, str]:
 
 def _ceiling(engine: TensorRtEngine) -> Ceiling | None:
     """Give the ceiling of the GPU that an engine is on; `None` if no figure of it is known."""
-    from edgeattn.engine.tensorrt.gpu import identify_gpu
-    from edgeattn.engine.tensorrt.memory import read_memory
+    from edgeattn.engine.tensorrt.gpu import figures_of_gpu
 
-    identity = identify_gpu(engine.device)
-    memory = read_memory(engine.device)
-    total = memory.total_bytes if memory.is_shared else memory.gpu_total_bytes
-    gpu = find_gpu(identity.name, identity.architecture, read_text(_DEVICE_TREE) or "", total)
+    gpu = figures_of_gpu(engine.device)
     ceiling = None if gpu is None else gpu_ceiling(gpu)
     return ceiling if ceiling and (ceiling.gb_s or ceiling.gflop_s) else None
 

@@ -125,7 +125,7 @@ def attention_audit(build_report: Mapping[str, Any]) -> list[Attention]:
             _VERDICTS[each["verdict"]][1],
             each["dtype"] or NOTHING,
             ", ".join(each["layers"]) or NOTHING,
-            "; ".join(each["reasons"]),
+            "; ".join([*each["reasons"], *each.get("notes", ())]),
         )
         for each in build_report["attention"]
     ]

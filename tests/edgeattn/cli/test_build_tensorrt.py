@@ -139,7 +139,6 @@ SPELLINGS: list[tuple[tuple[str, ...], TensorRtRequest]] = [
         ("--attention native --require-precision int8+fp16",),
         TensorRtRequest(attention="native", require_precision="int8+fp16"),
     ),
-    (("--autotune-attention",), TensorRtRequest(autotune_attention=True)),
     (
         ("--target jetson-thor --jetpack 7.1 --save-lowered l.onnx",),
         TensorRtRequest(target="jetson-thor", jetpack="7.1", lowered_graph=Path("l.onnx")),
@@ -160,9 +159,27 @@ def test_each_spelling_means_what_it_says(asked, typed, meant):
 def test_every_field_of_the_options_and_the_request_can_be_typed():
     meant = [request for _, request in SPELLINGS]
     for name, default in vars(TensorRtRequest()).items():
-        assert any(getattr(request, name) != default for request in meant), name
+        if name != "autotune_attention":  # an option of every engine
+            assert any(getattr(request, name) != default for request in meant), name
     for name, default in vars(TensorRtOptions()).items():
         assert any(getattr(request.options, name) != default for request in meant), name
+
+
+@pytest.mark.parametrize(
+    ("typed", "autotuned", "globally"),
+    [
+        ("", False, None),
+        ("--autotune-attention", True, None),
+        ("--global-attention", False, True),
+        ("--engine cpu --autotune-attention --no-global-attention", True, False),
+    ],
+)
+def test_choosing_what_is_fused_is_for_every_engine_and_asks_for_none(
+    asked, typed, autotuned, globally
+):
+    assert run(["build", "net.onnx", *typed.split()]) == 0
+    assert (asked["autotune_attention"], asked["global_attention"]) == (autotuned, globally)
+    assert asked["tensorrt"] is None
 
 
 def test_without_any_of_them_nothing_is_asked_of_tensorrt(asked):

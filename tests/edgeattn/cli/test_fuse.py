@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 
-import onnx
 import pytest
 
+from edgeattn.artifacts import read_manifest
 from edgeattn.cli.main import run
-from tests import foreign_attention, graphs
+from tests import foreign_attention
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    onnx.save(foreign_attention.windowed(), "swin.onnx")
-    onnx.save(foreign_attention.windowed(blocks=3, last_is_global=True), "mixed.onnx")
-    onnx.save(graphs.classifier(), "plain.onnx")
+    foreign_attention.save_graphs(tmp_path)
     return tmp_path
 
 
@@ -73,6 +71,45 @@ def test_require_all_makes_one_that_is_left_a_failure(folder, capfd):
     assert run(["fuse", "mixed.onnx", "--require-all", "--global-attention", "-o", "out.onnx"]) == 0
 
 
+def test_a_board_decides_on_attention_of_all_to_all_and_the_table_says_why(folder, capfd):
+    line = ["fuse", "mixed.onnx", "--explain", "--target", "jetson-agx-orin"]
+    assert run([*line, "--precision", "fp32"]) == 0
+    out = capfd.readouterr().out
+    assert "3 of 3 fused" in out
+    assert "of all tokens to all: predicted to be faster: at least " in out
+    assert run(line) == 0  # in FP16, in which our kernels take eight channels for four
+    out = capfd.readouterr().out
+    assert "3 of 3 fused" in out
+    assert "in our kernel with heads padded to 8 channels" in out
+    assert run(["fuse", "mixed.onnx", "--target", "jetson-agx-orin", "-o", "out.onnx"]) == 0
+    assert read_manifest(folder / "out.onnx").options["global_attention"] == "chosen"
+
+
+def test_all_or_none_may_be_asked_for_whatever_the_board(folder, capfd):
+    line = ["fuse", "mixed.onnx", "--explain", "--target", "jetson-agx-orin"]
+    for asked, fused in (("--global-attention", 3), ("--no-global-attention", 2)):
+        for precision in ("fp16", "fp32"):
+            assert run([*line, asked, "--precision", precision]) == 0
+            assert f"{fused} of 3 fused" in capfd.readouterr().out
+
+
+def test_boards_that_there_are_not_and_precisions_of_none_are_refused(folder, capfd):
+    assert run(["fuse", "mixed.onnx", "--target", "jetson-agx-orion"]) == 1
+    assert "did you mean jetson-agx-orin" in capfd.readouterr().err
+    assert run(["fuse", "mixed.onnx", "--precision", "fp16"]) == 2
+    assert "--precision is of the engine on a board: add --target" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8+fp16"])
+def test_a_precision_that_needs_a_table_is_refused_before_anything_is_predicted(
+    folder, capfd, precision
+):
+    # A TensorRT that pads no heads: what the graph has would be predicted, in that precision.
+    line = "build mixed.onnx --dry-run --target jetson-agx-orin --jetpack 6.2 --precision"
+    assert run([*line.split(), precision]) == 1
+    assert f"the precision {precision} needs a calibration table" in capfd.readouterr().err
+
+
 def test_build_says_in_a_line_what_it_fused(folder, capfd):
     assert run(["build", "mixed.onnx", "--engine", "cpu"]) == 0
     out = capfd.readouterr().out
@@ -93,10 +130,13 @@ def test_the_plan_of_a_board_counts_what_would_be_fused(folder, capfd):
     line = "build mixed.onnx --dry-run --target jetson-orin-nano"
     assert run(line.split()) == 0
     out = capfd.readouterr().out
-    assert "fusion     2 of 3 fused, " in out
-    assert "2 by our plugin" in out
-    assert run([*line.split(), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["fusion"]["fused"] == 2
+    assert "fusion     3 of 3 fused, " in out
+    assert "of all tokens to all: predicted to be faster: at least " in out
+    assert "3 by our plugin" in out
+    assert run([*line.split(), "--precision", "fp16", "--json"]) == 0
+    fusion = json.loads(capfd.readouterr().out)["fusion"]
+    assert fusion["fused"] == 3
+    assert "heads padded to 8 channels" in fusion["attentions"][2]["reason"]
 
 
 def test_a_bundle_says_itself_how_it_is_built(folder, capfd):

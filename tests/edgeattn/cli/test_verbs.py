@@ -9,9 +9,6 @@ import pytest
 
 from edgeattn.cli.main import run
 
-# One worker walks the path, and all look at what came of it.
-pytestmark = pytest.mark.xdist_group("verbs")
-
 PREPROCESSED = (1, 28, 28)
 
 

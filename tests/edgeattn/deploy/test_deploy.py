@@ -34,8 +34,7 @@ from edgeattn.errors import ArtifactError, DeployError
 from edgeattn.profiling.report import read_report
 from tests.edgeattn.deploy.sshd import Board, boards, wait_until
 
-# One worker deploys to the lab, and all look at what came of it.
-pytestmark = [pytest.mark.ssh, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.ssh
 QUICK = ("--iterations", "3", "--duration", "0", "--warm-up", "0")
 BARE = ("--no-layers", "--no-board")
 

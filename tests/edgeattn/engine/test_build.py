@@ -11,7 +11,7 @@ import pytest
 
 from edgeattn.artifacts import Manifest, read_manifest
 from edgeattn.engine import build as build_module
-from edgeattn.engine import cpu_build
+from edgeattn.engine import cpu_build, cpu_file
 from edgeattn.engine.build import build
 from edgeattn.engine.host import cpu_features
 from edgeattn.engine.load import load
@@ -204,7 +204,7 @@ def test_ctrl_c_leaves_no_file(graph: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     before = files(graph.parent)
-    monkeypatch.setattr(build_module, "lower", interrupt)
+    monkeypatch.setattr(cpu_file, "lower", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(graph)
     assert files(graph.parent) == before

@@ -57,7 +57,7 @@ def test_a_graph_of_somebody_else_is_fused_and_computes_the_same(graph):
 
 
 def test_verify_compares_with_the_graph_as_it_was_given(graph, monkeypatch):
-    def spoil(model):
+    def spoil(model, **asked):
         spoilt = onnx.ModelProto()
         spoilt.CopyFrom(model)
         weight = next(w for w in spoilt.graph.initializer if w.name == "out_weight")

@@ -153,6 +153,16 @@ def test_names_of_options_are_fields_of_what_tensorrt_is_given():
     assert set(TENSORRT_OPTIONS) - set(TENSORRT_BUILDER_OPTIONS) <= request
 
 
+def test_what_every_engine_can_be_told_are_parameters_of_build():
+    import inspect
+
+    import edgeattn
+    from edgeattn.sweep.spec import BUILD_OPTIONS, TENSORRT_OPTIONS
+
+    assert set(BUILD_OPTIONS) <= set(inspect.signature(edgeattn.build).parameters)
+    assert not set(BUILD_OPTIONS) & set(TENSORRT_OPTIONS)
+
+
 def test_what_measure_takes_are_parameters_of_profile():
     import inspect
 

@@ -14,9 +14,12 @@ from edgeattn.deploy.check.findings import GraphFinding
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.graph.files import save_graph
 from edgeattn.graph.passes.half import convert_to_half
+from edgeattn.spec import AttentionSpec, HeadGroup
+from tests.cases import Case
 from tests.edgeattn.deploy.check.graphs import free_the_batch, rounded, sound
 from tests.graphs import from_text
 from tests.quantization import with_weights
+from tests.quantized_attention import layer
 
 
 def notes(graph: onnx.ModelProto, folder: Path, **request: str) -> dict[str, list[GraphFinding]]:
@@ -30,6 +33,15 @@ def notes(graph: onnx.ModelProto, folder: Path, **request: str) -> dict[str, lis
         assert finding.level == "note", finding
         found.setdefault(finding.topic, []).append(finding)
     return found
+
+
+def test_heads_that_are_padded_are_named_with_what_it_costs(tmp_path: Path) -> None:
+    case = Case(AttentionSpec(30, 2, (HeadGroup(2, 4),)), 8, 8)
+    graph = convert_to_half(layer(case), "float16")[0]
+    (found,) = notes(graph, tmp_path)["attention"]
+    assert found.node == "attention"
+    assert found.reason.startswith("heads of 30 channels are padded to 32 with zeros: 7 % more")
+    assert "--attention native" in found.fix
 
 
 def test_int64_stays_int64(tmp_path: Path) -> None:

@@ -10,17 +10,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import tensorrt as trt
 
 from edgeattn.artifacts import Manifest, manifest_path, read_manifest, sha256_of_bytes
 from edgeattn.cli.main import run
+from edgeattn.engine.autotune import NOTHING_TO_CHOOSE, Autotuned, Candidate, WayResult
+from edgeattn.engine.rebuild import rebuild
+from edgeattn.engine.sources import find_sources
 from edgeattn.engine.tensorrt import build as build_module
-from edgeattn.engine.tensorrt import destination, engine_file
-from edgeattn.engine.tensorrt.autotune import AutotuneResult, WayResult
+from edgeattn.engine.tensorrt import destination, engine_file, global_attention
+from edgeattn.engine.tensorrt.autotune import BuiltWay
+from edgeattn.engine.tensorrt.built_from import lower_again
 from edgeattn.engine.tensorrt.lowering import lower_for_tensorrt
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.errors import BuildError
+from edgeattn.graph.fusion.found import GlobalDecision
+from tests.foreign_attention import windowed
 from tests.graphs import classifier
 from tests.graphs import save as save_plain
 from tests.tensorrt_builder_double import PLUGIN_NODE, Script
@@ -205,19 +212,82 @@ def test_an_engine_that_fails_a_check_is_not_written(script, graph, monkeypatch,
     assert files(graph.parent) == {"net.onnx", "net.onnx.json", "net.engine.log"}
 
 
-def test_the_fastest_way_is_kept_and_all_are_told(script, tmp_path, monkeypatch, capsys):
-    save(block(dynamic=False), tmp_path / "block.onnx")
+def play_race(monkeypatch: pytest.MonkeyPatch, won: str) -> None:
+    """Let standard operators win in one form of a graph, without a race."""
 
-    def autotune(model: Any, options: Any, folder: Path, *, version: Any, **more: Any) -> Any:
-        lowered = lower_for_tensorrt(model, version, way="native")
+    def autotune(variants: Any, options: Any, folder: Path, *, version: Any, **more: Any) -> Any:
+        variant = next(variant for variant in variants if variant.name == won)
+        lowered = lower_for_tensorrt(variant.typed.model, version, way="native")
         built = build_module.build_plan(lowered, options, folder / "native.plan", log=more["log"])
         ways = (
-            WayResult("plugin", "failed", "no plugin library"),
-            WayResult("native", "won", "the only one", 1.5),
+            WayResult("plugin", "windows", "plugin", "failed", "no plugin library"),
+            WayResult("native", won, "native", "won", "the only one", 1.5),
         )
-        return AutotuneResult(built, lowered, ways)
+        winner = Candidate("native", variant, "native")
+        return Autotuned(winner, BuiltWay(lowered, built), (), ways, {})
 
     monkeypatch.setattr(engine_file, "autotune_attention", autotune)
+
+
+@pytest.mark.parametrize(
+    ("won", "fused", "nodes"), [("as written", None, 0), ("windows", 2, 2), ("everything", 3, 3)]
+)
+def test_the_engine_is_that_of_the_form_that_won_and_built_again_as_such(
+    script, tmp_path, monkeypatch, won, fused, nodes
+):
+    play_race(monkeypatch, won)
+    onnx.save(windowed(blocks=3, last_is_global=True), "mixed.onnx")
+    assert build("mixed.onnx", "--autotune-attention") == 0
+    engine = tmp_path / "mixed.engine"
+    first = read_manifest(engine)
+    assert first.report.get("fusion", {}).get("fused") == fused
+    assert first.options["attention"] == "autotuned"
+    assert first.report["autotune"]["winner"] == "native"
+    assert len(lower_again(engine, first).attention) == 3
+    monkeypatch.setattr(engine_file, "autotune_attention", None)  # no race once more
+    (tmp_path / "again").mkdir()
+    output = tmp_path / "again" / "mixed.engine"
+    again = rebuild(engine, find_sources(engine, first), output)
+    assert again.options["attention"] == again.report["attention_way"] == "native"
+    assert again.report.get("fusion") == first.report.get("fusion")
+    assert "autotune" not in again.report
+    named = [each["name"] for each in again.report["attention"]]
+    assert sum("MultiScaleWindowAttention" in name for name in named) == nodes
+
+
+def test_a_build_that_may_choose_nothing_says_so(script, graph, capsys):
+    assert build("net.onnx", "--autotune-attention") == 0
+    assert f"attention native: won, {NOTHING_TO_CHOOSE}" in capsys.readouterr().out
+
+
+def test_what_is_predicted_for_the_board_is_built_and_repeated_anywhere(
+    script, tmp_path, monkeypatch
+):
+    def predict(gpu: Any, version: Any, precision: str | None) -> Any:
+        return lambda spec, size, graph_type: GlobalDecision(True, f"for {graph_type} of {size}")
+
+    monkeypatch.setattr(global_attention, "global_choice", predict)
+    onnx.save(windowed(blocks=3, last_is_global=True), "mixed.onnx")
+    assert build("mixed.onnx", "--attention", "native") == 0
+    engine = tmp_path / "mixed.engine"
+    first = read_manifest(engine)
+    assert first.report["fusion"]["fused"] == 3
+    assert list(first.options["global_attention"].values()) == [True]
+    (tmp_path / "again").mkdir()
+    sources = find_sources(engine, first)
+    again = rebuild(engine, sources, tmp_path / "again" / "mixed.engine")
+    assert again.options["global_attention"] == first.options["global_attention"]
+
+    monkeypatch.setattr(global_attention, "global_choice", None)  # another machine
+    nodes = [each.name for each in lower_again(engine, first).attention]
+    assert sum("MultiScaleWindowAttention" in name for name in nodes) == 3
+    assert build("mixed.onnx", "--attention", "native", "--no-global-attention") == 0
+    assert read_manifest(engine).report["fusion"]["fused"] == 2
+
+
+def test_the_fastest_way_is_kept_and_all_are_told(script, tmp_path, monkeypatch, capsys):
+    save(block(dynamic=False), tmp_path / "block.onnx")
+    play_race(monkeypatch, "windows")
     assert build("block.onnx", "--autotune-attention") == 0
     out = capsys.readouterr().out
     assert "attention plugin: failed, no plugin library" in out

@@ -287,4 +287,5 @@ def test_a_finding_becomes_json():
         "layers": [ATTENTION],
         "dtype": "int8",
         "reasons": [],
+        "notes": [],
     }

@@ -16,6 +16,7 @@ from edgeattn.engine.tensorrt.log import CapturedLog
 from edgeattn.engine.tensorrt.options import ShapeProfile
 from edgeattn.engine.tensorrt.precision import PrecisionShares, check_required_precision
 from edgeattn.errors import BuildError
+from edgeattn.graph.passes.pad_heads import PaddedHeads
 from tests.tensorrt_printouts import (
     ATTENTION,
     HEAD,
@@ -63,6 +64,16 @@ def test_an_engine_that_is_as_asked_is_told_in_few_lines():
         "overhead: 2 reformats (1.7 MiB read and written), 1 kernel for moves and casts alone "
         "(1.1 MiB)",
     ]
+
+
+def test_heads_that_were_padded_are_told_with_what_it_costs():
+    padded = PaddedHeads(ATTENTION, 30, 32, ("input",))
+    attention = [dataclasses.replace(each, padded=padded) for each in window_block().attention]
+    report = report_of(text_of("window_plugin_int8_10x"), attention=tuple(attention))
+    assert [finding["notes"] for finding in report["attention"]] == [[str(padded)]]
+    assert f"  1 attention: {padded}" in describe_report(report)
+    del report["attention"][0]["notes"]  # of engines that were built before heads were padded
+    assert not any("padded" in line for line in describe_report(report))
 
 
 def test_the_report_goes_into_the_manifest_and_back():

@@ -19,7 +19,7 @@ import pytest
 from edgeattn.artifacts import Manifest, Parent, atomic_artifact
 from edgeattn.calibration.quantize import quantize
 from edgeattn.engine.load import load
-from edgeattn.engine.tensorrt import memory
+from edgeattn.engine.tensorrt import gpu
 from edgeattn.engine.tensorrt.built_from import lower_again
 from edgeattn.engine.tensorrt.lowering import lower_for_tensorrt
 from edgeattn.engine.tensorrt.memory import MemoryState
@@ -27,7 +27,6 @@ from edgeattn.engine.tensorrt.options import TensorRtOptions
 from edgeattn.engine.tensorrt.versions import TensorRtVersion
 from edgeattn.errors import DataError, EngineError
 from edgeattn.graph.files import graph_sha256, load_graph
-from edgeattn.profiling.layers import engine_layers as module
 from edgeattn.profiling.layers.engine_layers import engine_layers
 from tests import tensorrt_runtime_double
 from tests.graphs import classifier, save
@@ -149,9 +148,9 @@ def test_model_and_memory_of_the_board_decide_the_ceiling(
 ):
     device_tree = tmp_path / "model"
     device_tree.write_bytes(b"NVIDIA Jetson AGX Orin Developer Kit\0")
-    monkeypatch.setattr(module, "_DEVICE_TREE", device_tree)
+    monkeypatch.setattr(gpu, "_DEVICE_TREE", device_tree)
     state = MemoryState(memory_mib << 20, 0, 0, is_shared=True, gpu_total_bytes=1 << 30)
-    monkeypatch.setattr(memory, "read_memory", lambda device: state)
+    monkeypatch.setattr(gpu, "read_memory", lambda device: state)
     profile = layers_of(write(graph), whole_ms=0.25)
     assert module_name in profile.ceiling
     assert profile.roofs["gb_s"] == gb_s

@@ -27,8 +27,10 @@ from edgeattn.graph.fused_mha import NOT_HALF, QUERIES_APART
 from edgeattn.graph.op import OP_DOMAIN, OP_TYPE, attention_nodes, spec_of_node
 from edgeattn.graph.passes.decompose import decompose
 from edgeattn.graph.passes.emulate_half import emulate_half
+from edgeattn.graph.passes.fold_qdq import fold_attention_qdq
 from edgeattn.graph.passes.half import convert_to_half
 from edgeattn.graph.passes.insert_qdq import insert_qdq
+from edgeattn.graph.passes.pad_heads import PaddedHeads
 from edgeattn.graph.placement import place_qdq
 from edgeattn.models.registry import create_model, get_entry
 from edgeattn.spec import AttentionSpec, HeadGroup
@@ -362,6 +364,65 @@ def test_an_attention_operator_of_the_graphs_own_is_in_the_books() -> None:
         (attention,) = lower(model, "attention").attention
         assert (attention.name, attention.written, attention.way) == ("y", True, "attention")
         assert (attention.obstacles == ()) is fits
+
+
+# --- heads that the plugin does not take ----------------------------------------------------------
+
+SWIN_IR = Case(AttentionSpec(30, 6, (HeadGroup(6, 8, 4),), has_bias=True), 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("half", "element"), [("float16", TensorProto.FLOAT16), ("bfloat16", TensorProto.BFLOAT16)]
+)
+def test_heads_are_padded_for_the_plugin_in_half_and_the_books_say_so(
+    half: str, element: int
+) -> None:
+    model = convert_to_half(layer(SWIN_IR, between="reshape"), half)[0]
+    lowered = lower(model)
+    (attention,) = lowered.attention
+    assert attention.padded == PaddedHeads("attention", 30, 32, ())
+    assert (attention.in_type, attention.core) == (half, ("attention",))
+    assert lowered.faults == ()
+    (node,) = attention_nodes(lowered.model)
+    assert spec_of_node(node).head_dim == 32
+    assert len(lowered.model.graph.node) == len(model.graph.node)
+    x = {"x": input_of(SWIN_IR)}
+    (expected,), (found,) = (run(emulate_half(decompose(m)), x) for m in (model, lowered.model))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_heads_of_the_other_ways_and_types_stay() -> None:
+    model = layer(SWIN_IR)
+    half = convert_to_half(model, "float16")[0]
+    ways: list[tuple[onnx.ModelProto, AttentionWay]]
+    ways = [(model, "plugin"), (half, "native"), (half, "attention")]
+    for graph, way in ways:
+        lowered = lower(graph, way)
+        assert all(each.padded is None for each in lowered.attention)
+        assert lowered.faults == ()
+
+
+def test_padded_int8_heads_give_the_same_and_those_that_cannot_be_padded_are_a_fault() -> None:
+    model, _ = quantized(layer(SWIN_IR), input_of(SWIN_IR))
+    lowered = lower(model)
+    (attention,) = lowered.attention
+    assert (attention.in_type, str(attention.padded)[:22]) == ("int8", "heads of 30 channels a")
+    (found,) = run(lowered.model, {"x": input_of(SWIN_IR)})
+    (expected,) = run(fold_attention_qdq(model), {"x": input_of(SWIN_IR)})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    case = quantized_case(SWIN_IR)  # the node alone: nothing rounds what it is given
+    alone = lower(model_of(case.spec, case.tensors, dynamic=False))
+    (fault,) = alone.faults
+    assert fault.is_refused
+    assert fault.startswith("attention: its heads have 30 channels; our kernel takes multiples of")
+
+
+def test_heads_too_large_for_the_plugin_are_a_fault() -> None:
+    case = Case(AttentionSpec(136, 1, (HeadGroup(1, 2),)), 2, 2)
+    (fault,) = lower(in_half(case, TensorProto.FLOAT16)).faults
+    assert fault == ("attention: its heads have 136 channels; our kernel takes up to 128 in FP16")
+    assert lower(in_half(case, TensorProto.FLOAT)).faults == ()
 
 
 # --- the precision asked for ----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from edgeattn.artifacts import read_manifest
@@ -20,8 +21,12 @@ from edgeattn.engine.tensorrt.plan_text import plan_lines
 from edgeattn.engine.tensorrt.request import TensorRtRequest
 from edgeattn.errors import ArtifactError, BuildError, GraphError
 from edgeattn.graph.files import load_graph
+from edgeattn.graph.passes.half import convert_to_half
+from edgeattn.spec import AttentionSpec, HeadGroup
+from tests.cases import Case
 from tests.graphs import classifier, from_text
 from tests.graphs import save as save_plain
+from tests.quantized_attention import layer
 from tests.tensorrt_graphs import block, save
 
 RANGE = ShapeProfile(min={"x": (1, 8, 8, 32)}, opt={"x": (4, 8, 8, 32)}, max={"x": (8, 16, 16, 32)})
@@ -110,6 +115,22 @@ def test_attention_in_standard_operators_needs_no_library_and_names_each_head_gr
     assert [each.name for each in planned.attention] == ["attention, group 0", "attention, group 1"]
     assert "2 by standard operators" in told(planned, "attention")
     assert len(planned.products["int8"]) > 1  # the products of attention itself
+
+
+def test_heads_that_were_padded_for_the_plugin_are_told_with_what_it_costs(tmp_path):
+    case = Case(AttentionSpec(30, 2, (HeadGroup(2, 4),)), 8, 8)
+    path = tmp_path / "net.onnx"
+    onnx.save(convert_to_half(layer(case), "float16")[0], path)
+    planned = plan(path)
+    assert told(planned, "attention").splitlines()[1:] == [
+        "  attention",
+        "  heads of 30 channels are padded to 32 with zeros: 7 % more bytes and products in the "
+        "kernel and in the linear layers around it",
+    ]
+    (attention,) = planned.to_dict()["attention"]
+    assert attention["padded"] == {
+        "node": "attention", "head_dim": 30, "padded_head_dim": 32, "copied": ()
+    }  # fmt: skip
 
 
 def test_what_tensorrt_will_not_fuse_is_said_with_the_reason(tmp_path):

@@ -222,6 +222,7 @@ def build_report() -> dict[str, Any]:
             "layers": [f"MultiScaleWindowAttention_{stage}"],
             "dtype": "float16",
             "reasons": [],
+            "notes": [],
         }
         for stage in range(3)
     ]
@@ -232,6 +233,7 @@ def build_report() -> dict[str, Any]:
             "layers": ["MatMul_231", "Softmax_232", "MatMul_236"],
             "dtype": "float32",
             "reasons": ["its products and its softmax are in 3 layers"],
+            "notes": [],
         }
     )
     changed = {

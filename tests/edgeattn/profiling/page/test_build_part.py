@@ -45,6 +45,16 @@ def test_a_real_build_report_is_shown():
     assert all(f"{dtype}: {number} layer" in text for dtype, number in counts.items())
 
 
+def test_a_note_on_an_attention_is_shown_beside_it_and_old_reports_have_none():
+    real = _build_report(text_of("window_plugin_int8_10x"))
+    real["attention"][0]["notes"] = ["heads of 30 channels are padded"]
+    report = reports.latency_report(20)
+    text = page_html(report | {"build_report": real})
+    assert '<td class="long">heads of 30 channels are padded</td>' in text
+    del real["attention"][0]["notes"]
+    assert ATTENTION in page_html(report | {"build_report": real})
+
+
 def test_an_engine_that_shows_nothing_is_said_to():
     real = _build_report("no JSON")
     text = html.unescape(page_html(reports.latency_report(20) | {"build_report": real}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from edgeattn.engine.tensorrt import race as race_module
-from edgeattn.engine.tensorrt.race import (
+from edgeattn.engine import race as race_module
+from edgeattn.engine.race import (
     ERROR_RATE,
+    LONGEST_MS,
     LOOKS,
     MARGIN,
     RULE,
@@ -200,6 +202,24 @@ def iter_ratio(ratios: list[float]) -> Iterator[float]:
     while True:
         for ratio in ratios:
             yield from [ratio] * 6
+
+
+def test_a_query_of_seconds_runs_once_a_turn() -> None:
+    machine = Machine()
+    assert machine.race(plugin=2000.0, native=1500.0).winner == "native"
+    for name in ("plugin", "native"):
+        assert machine.runs.count(name) == 1 + 2 * LOOKS[0]  # warming up, settling, timed
+
+
+@pytest.mark.parametrize(("takes_ms", "rounds"), [(2000.0, 32), (3000.0, 16), (20_000.0, 16)])
+def test_a_race_that_would_take_long_ends_undecided_with_the_first_in_place(
+    takes_ms: float, rounds: int
+) -> None:
+    ratios = itertools.cycle([0.9, 0.9, 1.1, 1.1])  # the settling run and the timed one
+    found = race({"plugin": lambda: takes_ms, "native": lambda: takes_ms * next(ratios)})
+    (contest,) = found.contests
+    assert (found.winner, contest.outcome, contest.rounds) == ("plugin", "undecided", rounds)
+    assert rounds == LOOKS[0] or rounds * 4 * takes_ms < LONGEST_MS
 
 
 def test_the_sign_test_counts_coins() -> None:

@@ -25,12 +25,15 @@ MARGIN = 0.01
 ERROR_RATE = 0.01
 # Numbers of rounds after which the race may end.
 LOOKS = (16, 32, 64, 128)
+# No look is waited for that queries would take longer to reach; what is undecided then has lost.
+LONGEST_MS = 300_000.0
 
 # One turn: untimed runs, since the predecessor's weights are in the caches, then timed ones, whose
 # median is the round's time.
 _SETTLING_RUNS = 1
 _TURN_RUNS = 5
 _TURN_MS = 20.0
+_LONG_TURN_MS = 1000.0  # such queries are steady: few runs of them tell as much
 _MOST_TURN_RUNS = 200
 _WARM_UP_RUNS = 3
 _WARM_UP_MS = 200.0
@@ -39,7 +42,8 @@ RULE = (
     f"another way replaces the first if it is more than {100 * MARGIN:g} % faster in so many "
     f"rounds of {LOOKS[0]} to {LOOKS[-1]} that chance would do the same in fewer than "
     f"{100 * ERROR_RATE:g} % of races (sign test on interleaved rounds, corrected for looks and "
-    "challengers); otherwise the first stays"
+    f"challengers; as many rounds as {LONGEST_MS / 60_000:g} minutes allow); "
+    "otherwise the first stays"
 )
 
 
@@ -97,15 +101,21 @@ def race(timers: Mapping[str, Timer]) -> Race:
     """
     names = list(timers)
     baseline, *challengers = names
+    spent_ms = 0.0
     for timer in timers.values():
-        _turn(timer, _WARM_UP_RUNS, _WARM_UP_MS)
+        spent_ms += sum(_turn(timer, _WARM_UP_RUNS, _WARM_UP_MS))
     times: dict[str, list[float]] = {name: [] for name in names}
     contests: tuple[Contest, ...] = ()
     for look in LOOKS if challengers else LOOKS[:1]:
+        done = len(times[baseline])
+        if done and spent_ms * look / done > LONGEST_MS:
+            break
         while len(times[baseline]) < look:
             for name in names:
-                _turn(timers[name], _SETTLING_RUNS, 0.0)
-                times[name].append(statistics.median(_turn(timers[name], _TURN_RUNS, _TURN_MS)))
+                settling = _turn(timers[name], _SETTLING_RUNS, 0.0)
+                turn = _turn(timers[name], _TURN_RUNS, _TURN_MS)
+                times[name].append(statistics.median(turn))
+                spent_ms += sum(settling) + sum(turn)
             names.reverse()  # who comes second is warmer: each is so every other round
         contests = tuple(
             judge(name, times[baseline], times[name], len(challengers)) for name in challengers
@@ -180,8 +190,11 @@ def median_interval(values: Sequence[float], confidence: float = 0.99) -> tuple[
 
 
 def _turn(timer: Timer, runs: int, least_ms: float) -> list[float]:
-    """Run a query until both the number and the time are reached."""
+    """Run a query until both the number and the time are reached, or a long time alone."""
     times: list[float] = []
-    while len(times) < runs or (sum(times) < least_ms and len(times) < _MOST_TURN_RUNS):
+    while not times or (
+        sum(times) < _LONG_TURN_MS
+        and (len(times) < runs or (sum(times) < least_ms and len(times) < _MOST_TURN_RUNS))
+    ):
         times.append(timer())
     return times
