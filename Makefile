@@ -27,7 +27,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(REQUIRE),--require $(R
 comma := ,
 CUDA_WHEELS = $(if $(filter nvcc cross,$(subst $(comma), ,$(REQUIRE))),.venv/.installed-cuda)
 
-.PHONY: help setup demo plugin test test-slow bindings lint bench peers readme kernels-page quantization-page clean
+.PHONY: help setup demo plugin test test-slow bindings lint bench peers readme kernels-page quantization-page models-page clean
 
 help:
 	@echo "make demo       export, calibrate, quantize, build and profile the shipped model"
@@ -41,6 +41,7 @@ help:
 	@echo "make readme     measure the demo's table in README.md anew"
 	@echo "make kernels-page  compile every kernel for every GPU; write the tables of docs/kernels.md"
 	@echo "make quantization-page  measure calibration and INT8 anew; write the tables of docs/quantization.md"
+	@echo "make models-page  measure public models anew; write the tables of docs/models.md"
 	@echo "make clean      remove caches and what the demo wrote; .venv stays"
 
 setup: .venv/.installed-dev
@@ -77,12 +78,13 @@ demo: .venv/.installed-export
 plugin: .venv/.installed-plugin
 	$(BIN)/edgeattn plugin build $(ARCH:%=--arch %) $(PLUGIN_ARGS)
 
-# Without a restart: after one, groups of tests are waited for that no worker has.
+# By file: what a file's tests share is made once. In the order of collection, which begins with what
+# takes longest. Without a restart: after one, files are waited for that no worker has.
 test: .venv/.installed-dev $(CUDA_WHEELS)
-	$(PYTEST) -n $(WORKERS) --dist loadgroup --max-worker-restart 0 -m "not slow"
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not slow"
 
 test-slow: .venv/.installed-dev $(CUDA_WHEELS)
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow -o faulthandler_timeout=3590
 
 # The tests fetch them too, when they first need them; this is for a machine that is offline later.
 bindings: .venv/.installed-dev
@@ -119,6 +121,12 @@ quantization-page: .venv/.installed-dev .venv-peers/.installed
 	$(if $(filter accuracy,$(STEPS)),$(BIN)/python -m benchmarks.bench_accuracy --resume)
 	$(if $(filter registry,$(STEPS)),$(BIN)/python -m benchmarks.bench_accuracy --resume --registry)
 	$(BIN)/python docs/refresh_quantization.py
+
+# About an hour on two quiet cores, half of it without latencies. What was measured at this commit
+# today already is not measured again; exports stay in build/foreign_models, 7 GB.
+models-page: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.bench_foreign_models --resume
+	$(BIN)/python docs/refresh_models.py
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,16 +9,19 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgeattn.plugin.emulator import build_emulator
-from edgeattn.plugin.kernels import Emulator
-from edgeattn.plugin.resources import (
+PAGE = Path(__file__).parent / "kernels.md"
+sys.path.insert(0, str(PAGE.parents[1]))  # the benchmarks are no installed package
+
+from benchmarks.pages import markdown, write_blocks  # noqa: E402
+from edgeattn.plugin.emulator import build_emulator  # noqa: E402
+from edgeattn.plugin.kernels import Emulator  # noqa: E402
+from edgeattn.plugin.resources import (  # noqa: E402
     VARIANT_IDS,
     KernelResources,
     compile_kernels,
@@ -27,12 +30,11 @@ from edgeattn.plugin.resources import (
     planned_shared_bytes,
     resident_ctas,
 )
-from edgeattn.plugin.roofline import MEASURED_H200, roofline
-from edgeattn.plugin.source import plugin_source, source_sha256
-from edgeattn.plugin.toolchain import Nvcc, require_nvcc
-from edgeattn.targets import AGX_ORIN, ORIN_NANO_SUPER, SMS, THOR
+from edgeattn.plugin.roofline import MEASURED_H200, roofline  # noqa: E402
+from edgeattn.plugin.source import plugin_source, source_sha256  # noqa: E402
+from edgeattn.plugin.toolchain import Nvcc, require_nvcc  # noqa: E402
+from edgeattn.targets import AGX_ORIN, ORIN_NANO_SUPER, SMS, THOR  # noqa: E402
 
-PAGE = Path(__file__).parent / "kernels.md"
 WINDOWS = (4, 7, 8, 12, 14, 16, 32)
 TYPES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
 GPUS = (MEASURED_H200, AGX_ORIN, ORIN_NANO_SUPER, THOR)
@@ -54,13 +56,7 @@ def main() -> None:
         "architectures": f"{architecture_table(kernels)}\n\n{how}",
         "roofline": roofline_table(),
     }
-    text = PAGE.read_text()
-    for name, block in blocks.items():
-        pattern = rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)"
-        text, found = re.subn(pattern, lambda _, b=block: f"{b}\n\n", text, flags=re.DOTALL)
-        if found != 1:
-            sys.exit(f"{PAGE} has {found} blocks named {name}; expected one")
-    PAGE.write_text(text)
+    write_blocks(PAGE, blocks)
 
 
 def compile_all(source: Path, architecture: int, nvcc: Nvcc) -> list[KernelResources]:
@@ -101,7 +97,7 @@ def orin_table(kernels: Sequence[KernelResources]) -> str:
         *("type", "head_dim", "variant", "keys", "registers", "spilt bytes", "CTAs"),
         *("matrix instructions", "16-byte copies", "ldmatrix", "instructions"),
     )
-    return _markdown(columns, rows)
+    return markdown(columns, rows)
 
 
 def shared_table(kernels: Sequence[KernelResources], emulator: Emulator) -> str:
@@ -125,7 +121,7 @@ def shared_table(kernels: Sequence[KernelResources], emulator: Emulator) -> str:
             )
         )
     columns = ("type", "head_dim", "window", "variant", "shared KiB per CTA", "CTAs per Orin SM")
-    return _markdown(columns, rows)
+    return markdown(columns, rows)
 
 
 def architecture_table(kernels: dict[int, list[KernelResources]]) -> str:
@@ -148,7 +144,7 @@ def architecture_table(kernels: dict[int, list[KernelResources]]) -> str:
         *("SM", "GPUs", "kernels", "registers", "spilt bytes", "local memory instructions"),
         "fused kernels without matrix instructions",
     )
-    return _markdown(columns, rows)
+    return markdown(columns, rows)
 
 
 def roofline_table() -> str:
@@ -164,7 +160,7 @@ def roofline_table() -> str:
                 f"{line.least_us:.1f} µs, {line.bound} ({products:.2f}, {exponentials:.2f})"
             )
         rows.append(tuple(cells))
-    return _markdown(("window", *(gpu.name for gpu in GPUS)), rows)
+    return markdown(("window", *(gpu.name for gpu in GPUS)), rows)
 
 
 def _order(kernel: KernelResources) -> tuple[int, ...]:
@@ -172,11 +168,6 @@ def _order(kernel: KernelResources) -> tuple[int, ...]:
     types, variants = list(TYPES), list(VARIANT_IDS)
     key = (types.index(form.element), form.head_dim, variants.index(form.variant))
     return (*key, -form.max_keys, kernel.registers)
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ sys.path.insert(0, str(ROOT))  # the benchmarks are no installed package
 from benchmarks.bench_accuracy import FLOAT, MODELS, OURS, PEERS, SHIPPED, Way  # noqa: E402
 from benchmarks.bench_calibration import FLOOR, IMAGES, WAYS  # noqa: E402
 from benchmarks.int8_cases import HF_SWIN  # noqa: E402
+from benchmarks.pages import markdown, with_origin, write_blocks  # noqa: E402
 from benchmarks.past_rows import Row, past_rows  # noqa: E402
 from edgeattn.models.registry import model_names  # noqa: E402
 
@@ -36,28 +36,22 @@ def main() -> None:
     """Replace the blocks of the page."""
     accuracy, methods = newest("accuracy"), newest("registry_methods")
     calibration = newest("calibration_cost")
-    blocks = {
-        "sqnr": f"{accuracy_table(accuracy, MODELS, sqnr)}\n\n{margins(accuracy)}",
-        "top1": accuracy_table(accuracy, [m for m in MODELS if m != HF_SWIN], top1),
-        "registry": registry_table(methods),
-        "cost": cost_table(calibration),
-        "search": search_table(calibration),
+    measured = "python -m benchmarks.bench_{}"
+    tables = {
+        "sqnr": (f"{accuracy_table(accuracy, MODELS, sqnr)}\n\n{margins(accuracy)}", accuracy),
+        "top1": (accuracy_table(accuracy, [m for m in MODELS if m != HF_SWIN], top1), accuracy),
+        "registry": (registry_table(methods), methods),
+        "cost": (cost_table(calibration), calibration),
+        "search": (search_table(calibration), calibration),
     }
-    origins = {
-        "sqnr": origin("python -m benchmarks.bench_accuracy", accuracy),
-        "top1": origin("python -m benchmarks.bench_accuracy", accuracy),
-        "registry": origin("python -m benchmarks.bench_accuracy --registry", methods),
-        "cost": origin("python -m benchmarks.bench_calibration", calibration),
-        "search": origin("python -m benchmarks.bench_calibration", calibration),
-    }
-    text = PAGE.read_text()
-    for name, block in blocks.items():
-        pattern = rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)"
-        written = f"{block}\n\n{origins[name]}\n\n" if origins[name] else "Not measured yet.\n\n"
-        text, found = re.subn(pattern, lambda _, b=written: b, text, flags=re.DOTALL)
-        if found != 1:
-            sys.exit(f"{PAGE} has {found} blocks named {name}; expected one")
-    PAGE.write_text(text)
+    commands = {"registry": "accuracy --registry", "cost": "calibration", "search": "calibration"}
+    write_blocks(
+        PAGE,
+        {
+            name: with_origin(block, measured.format(commands.get(name, "accuracy")), rows)
+            for name, (block, rows) in tables.items()
+        },
+    )
 
 
 def newest(benchmark: str) -> list[Row]:
@@ -195,32 +189,6 @@ def search_table(rows: Sequence[Row]) -> str:
             name = f"{NAMES[case['tool']]}, {case['search']}"
             lines.append((name, str(tensors), f"{seconds:.2f}", each))
     return markdown(("", "tensors", "seconds", "ms per tensor"), lines)
-
-
-def origin(command: str, rows: Sequence[Row]) -> str:
-    """Say where figures come from: command, days, machines, versions; nothing without rows."""
-    if not rows:
-        return ""
-
-    def distinct(values: Sequence[str]) -> str:
-        return ", ".join(sorted(set(values)))
-
-    days = distinct([row["date"] for row in rows])
-    commits = distinct([row["commit"] for row in rows])
-    machines = distinct(
-        [
-            f"{row['environment']['cpu_model']}, {row['environment']['usable_cores']} cores"
-            for row in rows
-        ]
-    )
-    runtime = distinct([row["tools"]["onnxruntime"] for row in rows])
-    return f"`{command}`, {days}: {machines}; ONNX Runtime {runtime}, commit {commits}."
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import os
 import shutil
@@ -26,7 +27,8 @@ settings.load_profile("repeatable")
 
 # CUDA_ERROR_NO_DEVICE, CUDA_ERROR_STUB_LIBRARY
 CUDA_NOT_THERE = (100, 34)
-SLOW_S = 3600  # the longest that a test which is marked slow may take
+# The longest that a test which is marked slow may take; `make test-slow` prints stacks just before.
+SLOW_S = 3600
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # what playwright is told to drive
 
 
@@ -159,6 +161,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_S), append=False)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected out of garbage collections."""
+    _settle()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Likewise what a file's tests have loaded."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        _settle()
+
+
+def _settle() -> None:
+    """Spare later garbage collections all that there is now: every measurement begins with one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

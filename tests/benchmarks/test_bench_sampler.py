@@ -21,7 +21,7 @@ def test_both_halves_of_a_run_are_timed_and_the_sampler_goes_on_to_its_end() -> 
 
 
 def test_a_sampler_that_takes_time_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = {bench_sampler.signal.SIGSTOP: 0.001, bench_sampler.signal.SIGCONT: 0.002}
+    taken = {bench_sampler.signal.SIGSTOP: 0.001, bench_sampler.signal.SIGCONT: 0.01}
     pause = [0.001]
     kill = bench_sampler.os.kill
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -27,20 +26,14 @@ from benchmarks.bench_accuracy import (
 from benchmarks.bench_calibration import CalibrationRun, histogram_of, is_asked_for, peer_search
 from benchmarks.int8_cases import HF_SWIN, Int8Case
 from benchmarks.past_rows import Resumed
+from tests.scripts import load_script
 
 PAGE = Path(__file__).parents[2] / "docs" / "quantization.md"
 
 
 @pytest.fixture(scope="module")
 def refresh() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "refresh", PAGE.with_name("refresh_quantization.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(PAGE.with_name("refresh_quantization.py"))
 
 
 def row(case: Mapping[str, Any], **result: Any) -> dict[str, Any]:
