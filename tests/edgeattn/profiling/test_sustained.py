@@ -329,9 +329,7 @@ def test_streams_run_at_the_same_time() -> None:
     assert minute.throughput_qps > 1.5 / minute.p50_ms * 1e3
 
 
-def test_a_real_sampler_watches_a_real_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_real_sampler_watches_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A place of its own: in the machine's, other tests and runs have samplers too.
     scratch = tmp_path / "scratch"
     scratch.mkdir()
