@@ -120,9 +120,13 @@ def measure_model(model: PublicModel, cache: Path, seconds: float | None) -> Res
 
 
 def alone(step: Callable[..., T], *arguments: object) -> T:
-    """Call a function in a fresh process, and give what it gives."""
+    """Call a function in a fresh process, and give what it gives or raise what it raises."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(step, *arguments).result()
+        task = pool.submit(step, *arguments)
+        failure = task.exception()
+        if failure is not None:
+            raise failure from None  # its cause would be the other process's traceback, as text
+        return task.result()
 
 
 def fuse_graph(path: Path) -> Result:

@@ -137,12 +137,12 @@ def test_an_export_is_kept_while_model_and_tools_stay(
 
 
 def test_what_fails_is_told_with_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_foreign_models, "alone", lambda step, *given: step(*given))
     result = measure_model(BROKEN, tmp_path, None)
     assert result["failed"].startswith("export: RuntimeError: no exporter: dynamo: AttributeError")
     assert "script: AttributeError" in result["failed"]
     assert describe(result).startswith("failed: export")
 
+    monkeypatch.setattr(bench_foreign_models, "alone", lambda step, *given: step(*given))
     monkeypatch.setattr(bench_foreign_models, "simplify_graph", lambda *_: 1 / 0)
     result = measure_model(TINY, tmp_path, None)
     assert result["failed"] == "simplification: ZeroDivisionError: division by zero"
