@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeattn.graph.fusion.found import UnrecognisedError
 from edgeattn.graph.fusion.match import Match
 
 _Told = TypeVar("_Told")
+_Table = NDArray[np.float32] | None
 
 
 def agree(matches: Sequence[Match]) -> Match:
@@ -37,7 +39,7 @@ def agree(matches: Sequence[Match]) -> Match:
             and first.window_size == other.window_size
             and first.mode == other.mode
             and first.is_cosine == other.is_cosine
-            and _equal(first.table, other.table)
+            and _agree_on_table(first.table, other.table)
             and np.allclose(first.scale, other.scale, rtol=1e-6, atol=0)
             and all(map(np.array_equal, first.channels, other.channels))
         )
@@ -53,6 +55,7 @@ def agree(matches: Sequence[Match]) -> Match:
         first = dataclasses.replace(
             first,
             outputs=outputs,
+            table=_filled(first.table, other.table),
             shift_size=(_told(*rows), _told(*cols)),
             order=_told(first.order, other.order),
             pad_mode=_told(first.pad_mode, other.pad_mode),
@@ -65,12 +68,38 @@ def agree(matches: Sequence[Match]) -> Match:
 def is_untold(match: Match) -> bool:
     """Tell whether other sizes may tell something of a map that these did not."""
     is_map = match.layout == "map" and 0 not in match.window_size
-    return is_map and (is_padding_untold(match) or None in match.shift_size)
+    untold = is_padding_untold(match) or is_table_untold(match) or None in match.shift_size
+    return is_map and untold
 
 
 def is_padding_untold(match: Match) -> bool:
     """Tell whether it is not known what padded tokens do."""
     return match.pad_mode is None or (match.order is None and any(match.shift_size))
+
+
+def is_table_untold(match: Match) -> bool:
+    """Tell whether no two tokens had some of the relative positions."""
+    return match.table is not None and bool(np.isnan(match.table).any())
+
+
+def settled(match: Match, *, has_open_sides: bool) -> Match:
+    """Settle what no size told.
+
+    Args:
+        match: What the sizes told together.
+        has_open_sides: Whether the map may be of other sizes than those.
+
+    Raises:
+        UnrecognisedError: If it matters at other sizes.
+    """
+    if not is_table_untold(match):
+        return match
+    if has_open_sides:
+        raise UnrecognisedError(
+            "no size that it was looked at tells what is added at all relative positions"
+        )
+    assert match.table is not None
+    return dataclasses.replace(match, table=np.nan_to_num(match.table))  # nobody reads these
 
 
 def _told(one: _Told | None, other: _Told | None) -> _Told | None:
@@ -79,7 +108,15 @@ def _told(one: _Told | None, other: _Told | None) -> _Told | None:
     return other if one is None else one
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _agree_on_table(one: _Table, other: _Table) -> bool:
+    """Compare what both tell."""
     if one is None or other is None:
         return one is other
-    return bool(one.shape == other.shape and np.allclose(one, other, rtol=1e-5, atol=1e-6))
+    if one.shape != other.shape:
+        return False
+    both = ~(np.isnan(one) | np.isnan(other))
+    return np.allclose(one[both], other[both], rtol=1e-5, atol=1e-6)
+
+
+def _filled(one: _Table, other: _Table) -> _Table:
+    return one if one is None or other is None else np.where(np.isnan(one), other, one)

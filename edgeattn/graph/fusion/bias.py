@@ -26,7 +26,8 @@ class Bias:
     """What the attention node makes of it.
 
     Attributes:
-        table: `[heads, (2 rows - 1) * (2 cols - 1)]`, float32; `None` if all is zero.
+        table: `[heads, (2 rows - 1) * (2 cols - 1)]`, float32, NaN at positions that no two tokens
+            of a map of this size have; `None` if all else is zero.
         mask_value: Added where a shift brought tokens together.
         masks_pads: Whether padded keys are masked too.
     """
@@ -62,23 +63,22 @@ def split_bias(
     for number in range(num_heads):
         first = np.flatnonzero(whole & (head == number))[:1]
         if len(first):
-            tables[number, entry] = np.maximum(logits.added(first)[0], _LOWEST)
+            tables[number, entry] = _added(logits, first)[0]
     cut = np.flatnonzero(~whole)
     mask_value, masks_pads = _read_cut_windows(
-        logits.added(cut), placed.window[cut], head[cut], windows, entry, tables
+        _added(logits, cut), placed.window[cut], head[cut], windows, entry, tables
     )
     scale = _scale(tables)
     for number in range(num_heads):
         mine = np.flatnonzero(whole & (head == number))
         for some in np.array_split(mine, -(-mine.size * entry.size // _AT_ONCE) or 1):
-            if not _close(np.maximum(logits.added(some), _LOWEST), tables[number][entry], scale):
+            if not _close(_added(logits, some), tables[number][entry], scale):
                 raise UnrecognisedError(
                     "what is added to its logits is no table of relative positions"
                 )
-    tables = np.where(np.isnan(tables), 0.0, tables)  # positions that no two tokens have
     if (tables <= _NO_PROBABILITY).any():
         raise UnrecognisedError("it masks tokens of its own windows")
-    table = tables.astype(np.float32) if tables.any() else None
+    table = tables.astype(np.float32) if np.nan_to_num(tables).any() else None
     return Bias(table, mask_value, masks_pads)
 
 
@@ -106,7 +106,6 @@ def _read_cut_windows(
     label, token = windows.label[window], windows.tokens[window]
     sees = label[:, :, None] == label[:, None, :]
     real = token != PAD
-    added = np.maximum(added, _LOWEST)
     masked_pads = added[sees & real[:, :, None] & ~real[:, None, :]]
     masks_pads = bool(masked_pads.size and (masked_pads <= _NO_PROBABILITY).all())
     # What a padded token asks is cut off; what it answers counts, unless it is masked.
@@ -123,6 +122,14 @@ def _read_cut_windows(
     if not _close(added[plain], expected[plain], scale):
         raise UnrecognisedError("what is added to its logits is no table of relative positions")
     return _mask_value((added - expected)[apart], scale), masks_pads
+
+
+def _added(logits: Logits, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give what is added to some rows, `[rows, places, places]`, the lowest of it in numbers."""
+    added = np.maximum(logits.added(rows), _LOWEST)
+    if not np.isfinite(added).all():
+        raise UnrecognisedError("what is added to its logits is infinite, or no number")
+    return added
 
 
 def _scale(tables: NDArray[np.float64]) -> float:

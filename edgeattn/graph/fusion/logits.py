@@ -52,8 +52,9 @@ class Logits:
         """Give what is added to some rows, `[rows, places, places]`."""
         place = np.unravel_index(rows, self.shape[:-2])
         total = np.zeros((len(rows), *self.shape[-2:]))
-        for term in self.terms:
-            total += term[place]
+        with np.errstate(all="ignore"):  # whoever reads it sees what is infinite or no number
+            for term in self.terms:
+                total += term[place]
         return total
 
 
@@ -102,8 +103,9 @@ def trace_logits(name: str, products: set[str], probe: Probe, opset: int) -> tup
     if len(shape) < 2 or 0 in shape:
         raise UnrecognisedError(f"{name} is no matrix")
     logits = _Step(Runs.of_source(shape), np.broadcast_to(np.float64(1), shape), ())
-    for node, slot in reversed(steps):
-        logits = _apply(node, slot, logits, probe, opset)
+    with np.errstate(all="ignore"):  # likewise
+        for node, slot in reversed(steps):
+            logits = _apply(node, slot, logits, probe, opset)
     if not logits.runs.are_all_in_order():
         raise UnrecognisedError("its logits are put in another order")
     if len(shape) == 2:

@@ -64,7 +64,7 @@ class Match:
         order: Whether the map is padded before or after it is rolled.
         pad_mode: What padded keys do.
         pads: What is padded, with zeros: `tokens`, what the norms make of them, or keys and values.
-        table: `[heads, entries]` position bias.
+        table: `[heads, entries]` position bias; NaN at positions that this size does not tell.
         mask_value: Added where a shift brought tokens together.
         scale: `[heads]`: factor of query times key.
         is_cosine: Whether both are normalized.

@@ -13,16 +13,24 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
+from onnx import TensorProto, checker, defs, helper, numpy_helper, shape_inference
 
 from edgeattn.errors import GraphError
 from edgeattn.graph.constants import is_deterministic, subgraphs
+from edgeattn.graph.fusion.misfits import is_misfit
 from edgeattn.graph.nodes import is_standard, is_standard_domain, node_label, standard_opset
 from edgeattn.graph.op import is_attention, spec_of_node
 
 # Shape inference reads the values of small integer tensors: shapes, axes, starts and ends.
 _MAX_SHAPE_ENTRIES = 64
 _LARGE_BYTES = 1 << 20
+_MISFITS = (
+    checker.ValidationError,
+    defs.SchemaError,
+    shape_inference.InferenceError,
+    RuntimeError,
+    KeyError,
+)
 
 
 class Probe:
@@ -128,6 +136,8 @@ class Probe:
         if known:
             self._known.update(filter(None, node.output))
         self._types.update(self._infer(node))
+        if is_misfit(node, self.shape):
+            raise _misfit(node)
 
     def _look_at_attention(self, node: onnx.NodeProto) -> None:
         shape = self.shape(node.input[0])
@@ -148,8 +158,8 @@ class Probe:
             inferred = shape_inference.infer_node_outputs(
                 schema, node, given, data, opset_imports=self._opsets, ir_version=self._ir_version
             )
-        except (defs.SchemaError, shape_inference.InferenceError, RuntimeError, KeyError) as err:
-            raise GraphError(f"node {node_label(node)} does not fit inputs of this size") from err
+        except _MISFITS as err:
+            raise _misfit(node) from err
         return dict(inferred)
 
     def _is_small_integer(self, name: str) -> bool:
@@ -176,6 +186,10 @@ class Probe:
         return run_node(node, values, self._opset)
 
 
+def _misfit(node: onnx.NodeProto) -> GraphError:
+    return GraphError(f"node {node_label(node)} does not fit inputs of this size")
+
+
 def run_node(
     node: onnx.NodeProto, values: Sequence[NDArray[Any] | None], opset: int
 ) -> list[NDArray[Any]]:
@@ -189,11 +203,20 @@ def run_node(
     Raises:
         GraphError: If it cannot be run.
     """
+    try:
+        if is_standard(node, "GatherND") and not any(a.i for a in node.attribute):
+            data, indices = (np.asarray(value) for value in values)
+            return [data[tuple(np.moveaxis(indices, -1, 0))]]  # the evaluator's loop takes seconds
+        return _evaluated(node, values, opset)
+    except Exception as err:  # the evaluator raises whatever an operator's code meets
+        raise GraphError(f"node {node_label(node)} cannot be evaluated: {err}") from err
+
+
+def _evaluated(
+    node: onnx.NodeProto, values: Sequence[NDArray[Any] | None], opset: int
+) -> list[NDArray[Any]]:
     from onnx.reference import ReferenceEvaluator  # loads every operator
 
-    if is_standard(node, "GatherND") and not any(attribute.i for attribute in node.attribute):
-        data, indices = (np.asarray(value) for value in values)
-        return [data[tuple(np.moveaxis(indices, -1, 0))]]  # the evaluator's loop takes seconds
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     names = [f"x{i}" if value is not None else "" for i, value in enumerate(values)]
@@ -207,10 +230,7 @@ def run_node(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     feeds = {name: v for name, v in zip(names, values, strict=True) if v is not None}
-    try:
-        results = iter(ReferenceEvaluator(model).run(None, feeds))
-    except Exception as err:  # the evaluator raises whatever an operator's code meets
-        raise GraphError(f"node {node_label(node)} cannot be evaluated: {err}") from err
+    results = iter(ReferenceEvaluator(model).run(None, feeds))
     return [np.asarray(next(results)) if name else np.empty(0) for name in node.output]
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 import onnx
 
 from edgeattn.graph.files import value_shape
+
+Shape = tuple[int | str | None, ...]
+Shapes = Mapping[str, Shape]
+Sides = tuple[int, int]
 
 # Of rows and columns (or of a sequence): with and without a rest by every usual window and stride,
 # and so large that the maps of the last stages hold several windows.
@@ -19,6 +24,9 @@ _MORE_SIDES = (
     *((243, 259), (299, 307), (363, 371), (433, 390), (448, 480)),
 )
 _BATCH = 2
+# Where inputs leave more open than a batch and two sides: how many channels an image may have, and
+# whether they stand before the sides or behind them. What does not fit, the graph's nodes refuse.
+_CHANNELS = ((3, 0), (1, 0), (3, -1), (1, -1))
 # Sizes of one graph that are looked at first: one that windows divide, one that they do not.
 MOST_SIZES = 2
 
@@ -30,15 +38,15 @@ def is_static(model: onnx.ModelProto) -> bool:
 
 
 def input_sizes(model: onnx.ModelProto) -> Iterator[Mapping[str, tuple[int, ...]]]:
-    """Propose shapes of the inputs by name, one proposal for a graph without dynamic axes."""
-    for sides in _SIDES[:1] if is_static(model) else _SIDES:
-        yield {name: _sized(shape, sides) for name, shape in _input_shapes(model).items()}
+    """Propose shapes of the inputs by name, one proposal for a graph without open sides."""
+    yield from _proposals(_input_shapes(model), _SIDES)
 
 
 def more_input_sizes(model: onnx.ModelProto) -> Iterator[Mapping[str, tuple[int, ...]]]:
-    """Propose further shapes of the inputs of a dynamic graph by name."""
-    for sides in () if is_static(model) else _MORE_SIDES:
-        yield {name: _sized(shape, sides) for name, shape in _input_shapes(model).items()}
+    """Propose further shapes of the inputs by name; none for a graph without open sides."""
+    shapes = _input_shapes(model)
+    proposed = list(_proposals(shapes, _SIDES))
+    yield from (each for each in _proposals(shapes, _MORE_SIDES) if each not in proposed)
 
 
 def sample_sizes(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]] | None:
@@ -52,18 +60,33 @@ def sample_sizes(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]] | None
     }
 
 
-def _input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
+def _input_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     weights = {tensor.name for tensor in model.graph.initializer}
     return {v.name: tuple(value_shape(v) or ()) for v in model.graph.input if v.name not in weights}
 
 
-def _sized(shape: tuple[int | str | None, ...], sides: tuple[int, int]) -> tuple[int, ...]:
-    """Fill in the batch, and the sides by their order."""
-    sized: list[int] = []
-    free = iter(sides)
-    for axis, size in enumerate(shape):
-        if isinstance(size, int):
-            sized.append(size)
-        else:
-            sized.append(_BATCH if axis == 0 else next(free, 1))
+def _proposals(shapes: Shapes, all_sides: Sequence[Sides]) -> Iterator[dict[str, tuple[int, ...]]]:
+    has_open_channels = any(len(_open_axes(shape)) > 2 for shape in shapes.values())
+    proposed: list[dict[str, tuple[int, ...]]] = []
+    for channels in _CHANNELS if has_open_channels else _CHANNELS[:1]:
+        for sides in all_sides:
+            sized = {name: _sized(shape, sides, *channels) for name, shape in shapes.items()}
+            if sized not in proposed:
+                proposed.append(sized)
+                yield sized
+
+
+def _sized(shape: Shape, sides: Sides, channels: int, place: int) -> tuple[int, ...]:
+    """Fill in the batch, the channels where they are open, and the sides by their order."""
+    sized = [size if isinstance(size, int) else _BATCH for size in shape]
+    axes = _open_axes(shape)
+    if len(axes) > 2:
+        sized[axes.pop(place)] = channels
+    for axis, side in zip_longest(axes, sides[: len(axes)], fillvalue=1):
+        sized[axis] = side
     return tuple(sized)
+
+
+def _open_axes(shape: Shape) -> list[int]:
+    """List the axes behind the batch whose size is open."""
+    return [axis for axis, size in enumerate(shape) if axis and not isinstance(size, int)]

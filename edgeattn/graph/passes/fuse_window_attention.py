@@ -18,7 +18,13 @@ from onnx import TensorProto, numpy_helper
 from edgeattn.errors import GraphError
 from edgeattn.graph.attention_products import AttentionProducts
 from edgeattn.graph.constants import Constants, drop_orphans, used_names
-from edgeattn.graph.fusion.agree import agree, is_padding_untold, is_untold
+from edgeattn.graph.fusion.agree import (
+    agree,
+    is_padding_untold,
+    is_table_untold,
+    is_untold,
+    settled,
+)
 from edgeattn.graph.fusion.found import (
     FoundAttention,
     Fusion,
@@ -258,7 +264,7 @@ class _Fuser:
                 self._more.remove(probe)
                 continue
             probes.append(probe)
-        return match, probes
+        return settled(match, has_open_sides=sample_sizes(self._model) is None), probes
 
     def _match_at(self, written: AttentionNodes, probe: Probe) -> Match:
         return match_attention(
@@ -286,7 +292,7 @@ class _Fuser:
         """Tell whether a map has a size there at which what is not known yet would show.
 
         What padded tokens do shows where windows do not divide a map; by how much they are
-        shifted, where an axis has several.
+        shifted, where an axis has several; what is added at each position, in a whole window.
         """
         shape = probe.shape(match.tokens)
         if shape is None or match.layout != "map" or 0 in match.window_size:
@@ -295,8 +301,10 @@ class _Fuser:
         if math.prod(shape[:3]) * math.prod(match.window_size) * len(match.scale) > _MOST_LOGITS:
             return False
         return (
-            is_padding_untold(match) and any(length % window for length, window, _ in axes)
-        ) or any(shift is None and length > window for length, window, shift in axes)
+            (is_padding_untold(match) and any(length % window for length, window, _ in axes))
+            or (is_table_untold(match) and all(length >= window for length, window, _ in axes))
+            or any(shift is None and length > window for length, window, shift in axes)
+        )
 
     def _new_name(self, softmax: str) -> str:
         """Name the attention node after the module of the softmax."""
