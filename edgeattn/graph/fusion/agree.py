@@ -82,23 +82,23 @@ def is_table_untold(match: Match) -> bool:
     return match.table is not None and bool(np.isnan(match.table).any())
 
 
-def settled(match: Match, *, has_open_sides: bool) -> Match:
+def settled(match: Match, matches: Sequence[Match], *, has_open_sides: bool) -> Match:
     """Settle what no size told.
 
     Args:
         match: What the sizes told together.
+        matches: What each of them told.
         has_open_sides: Whether the map may be of other sizes than those.
 
     Raises:
         UnrecognisedError: If it matters at other sizes.
     """
-    if not is_table_untold(match):
-        return match
     if has_open_sides:
-        raise UnrecognisedError(
-            "no size that it was looked at tells what is added at all relative positions"
-        )
-    assert match.table is not None
+        untold = _untold_elsewhere(match, matches)
+        if untold:
+            raise UnrecognisedError(f"no size that it was looked at tells {untold}")
+    if match.table is None:
+        return match
     return dataclasses.replace(match, table=np.nan_to_num(match.table))  # nobody reads these
 
 
@@ -106,6 +106,20 @@ def _told(one: _Told | None, other: _Told | None) -> _Told | None:
     if one is not None and other is not None and one != other:
         raise UnrecognisedError("its windows depend on the size of the map")
     return other if one is None else one
+
+
+def _untold_elsewhere(match: Match, matches: Sequence[Match]) -> str:
+    """Name what is not known of maps of other sizes; nothing if all is."""
+    if is_table_untold(match):
+        return "what is added at all relative positions"
+    lengths = zip(*(each.size for each in matches), strict=True)
+    for shift, window, of_axis in zip(match.shift_size, match.window_size, lengths, strict=True):
+        # An axis that was of one length at all sizes is taken to have that one alone.
+        if shift is None and window and match.layout == "map" and len(set(of_axis)) > 1:
+            return "by how much its windows are shifted"
+    if match.pad_mode is not None and match.order is None and any(match.shift_size):
+        return "whether it is padded or shifted first"
+    return ""
 
 
 def _agree_on_table(one: _Table, other: _Table) -> bool:

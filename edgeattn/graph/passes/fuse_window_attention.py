@@ -259,12 +259,15 @@ class _Fuser:
             if not self._tells_more(match, probe):
                 continue
             try:
-                match = agree([match, self._match_at(written, probe)])
+                another = self._match_at(written, probe)
+                match = agree([match, another])
             except GraphError:  # the graph cannot have inputs of this size: no attention can
                 self._more.remove(probe)
                 continue
+            matches.append(another)
             probes.append(probe)
-        return settled(match, has_open_sides=sample_sizes(self._model) is None), probes
+        has_open_sides = sample_sizes(self._model) is None
+        return settled(match, matches, has_open_sides=has_open_sides), probes
 
     def _match_at(self, written: AttentionNodes, probe: Probe) -> Match:
         return match_attention(

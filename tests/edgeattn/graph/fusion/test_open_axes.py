@@ -11,6 +11,7 @@ import pytest
 
 from edgeattn.graph.fusion.agree import agree, settled
 from edgeattn.graph.fusion.found import UnrecognisedError
+from edgeattn.graph.fusion.match import Match
 from edgeattn.graph.fusion.sizes import input_sizes, more_input_sizes
 from edgeattn.graph.op import attention_nodes
 from edgeattn.graph.passes import fuse_window_attention as fusing
@@ -75,32 +76,57 @@ def test_positions_that_no_token_can_have_do_not_matter(rectangles, batch):
     assert_same_outputs(graph, fusion, (36, 2))
 
 
-def test_sizes_tell_a_table_together(rectangles, monkeypatch):
-    matches = []
-    agreed = fusing.agree
+@pytest.fixture(scope="module")
+def whole(rectangles) -> Match:
+    """What one size tells of the first attention: all of its table."""
+    model, found = with_sizes(rectangles, [2, 3, 32, 48]), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusing, "agree", lambda matches: found.append(matches[0]) or agree(matches))
+        fuse_window_attention(model)
+    assert np.isfinite(found[0].table).all()
+    return found[0]
 
-    def remember(found):
-        matches.append(found[0])
-        return agreed(found)
 
-    monkeypatch.setattr(fusing, "agree", remember)
-    fuse_window_attention(with_sizes(rectangles, [2, 3, 32, 48]))
-    whole = matches[0]
-    assert np.isfinite(whole.table).all()
+def settle(*matches: Match, has_open_sides: bool = True) -> Match:
+    return settled(agree(matches), matches, has_open_sides=has_open_sides)
+
+
+def test_sizes_tell_a_table_together(whole):
     low, high = whole.table.copy(), whole.table.copy()
     low[:, :20], high[:, 15:] = np.nan, np.nan
     parts = [dataclasses.replace(whole, table=table) for table in (low, high)]
-
-    np.testing.assert_array_equal(
-        settled(agree([parts[0], whole]), has_open_sides=True).table, whole.table
-    )
+    np.testing.assert_array_equal(settle(parts[0], whole).table, whole.table)
     with pytest.raises(UnrecognisedError, match=PARTLY_TOLD):
-        settled(agree(parts), has_open_sides=True)
-    filled = settled(agree(parts), has_open_sides=False).table
+        settle(*parts)
+    filled = settle(*parts, has_open_sides=False).table
     np.testing.assert_array_equal(filled, np.where(np.isnan(low) & np.isnan(high), 0, whole.table))
     other = dataclasses.replace(whole, table=np.where(np.isnan(low), np.nan, whole.table + 1))
     with pytest.raises(UnrecognisedError, match="depend on the size of the map"):
         agree([whole, other])
+
+
+def test_a_shift_that_no_size_tells_is_not_made_up(whole):
+    narrow, narrower = (
+        dataclasses.replace(whole, size=(16, cols), shift_size=(2, None)) for cols in (3, 2)
+    )
+    with pytest.raises(UnrecognisedError, match="by how much its windows are shifted"):
+        settle(narrow, narrower)
+    assert settle(narrow, narrower, has_open_sides=False).shift_size == (2, None)
+    assert settle(narrow, narrow).shift_size == (2, None)  # of three columns whatever the size
+    assert settle(narrow, dataclasses.replace(whole, shift_size=(2, 1))).shift_size == (2, 1)
+    whole_axis = (dataclasses.replace(each, window_size=(4, 0)) for each in (narrow, narrower))
+    assert settle(*whole_axis).shift_size == (2, None)
+
+
+def test_what_comes_first_is_not_made_up(whole):
+    shifted = dataclasses.replace(whole, shift_size=(2, 1), pad_mode="mask", order=None)
+    with pytest.raises(UnrecognisedError, match="whether it is padded or shifted first"):
+        settle(shifted)
+    assert settle(shifted, has_open_sides=False).order is None
+    told = dataclasses.replace(shifted, order="roll_then_pad")
+    assert settle(shifted, told).order == "roll_then_pad"
+    assert settle(dataclasses.replace(shifted, shift_size=(0, 0))).order is None
+    assert settle(dataclasses.replace(shifted, pad_mode=None)).order is None
 
 
 def shapes_of(text: str, propose=input_sizes) -> list[tuple[int, ...]]:
